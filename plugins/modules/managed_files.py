@@ -1,0 +1,247 @@
+#!/usr/bin/python
+# Copyright the authors of this repository
+# SPDX-License-Identifier: Apache-2.0
+"""Write a set of folders and files in one trip, and remember what they replaced."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: managed_files
+short_description: Write a set of folders and files in one trip, with a way back
+description:
+  - Creates folders and writes files, each atomically, with owner, group and mode.
+  - What a run replaces is kept in I(rollback_dir) until it is settled, and so is the knowledge that
+    it has not been taken up yet, even when the run is killed half-way.
+  - A file's secret content is never shown, neither in a diff nor in the output.
+options:
+  state:
+    description:
+      - C(present) writes I(entries).
+      - C(restored) puts back what I(rollback_dir) holds and forgets it.
+      - C(settled) forgets what I(rollback_dir) holds, because the new files are in use.
+    type: str
+    choices: [present, restored, settled]
+    default: present
+  rollback_dir:
+    description: Folder for what was replaced, only for root to read.
+    type: path
+    required: true
+  entries:
+    description: Folders and files, in the order in which they are made.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path.
+        type: path
+        required: true
+      content:
+        description: Text of the file. Neither this nor I(secret) makes it a folder.
+        type: str
+      secret:
+        description: Text of the file where it holds secrets.
+        type: str
+      owner:
+        description: Owner's name.
+        type: str
+        default: root
+      group:
+        description: Group's name.
+        type: str
+        default: root
+      mode:
+        description: Permissions in octal, such as C("0644").
+        type: str
+        required: true
+author: The authors of this repository
+"""
+
+EXAMPLES = r"""
+- name: Write the configuration
+  managed_files:
+    rollback_dir: /etc/mlflow/rollback
+    entries:
+      - {path: /etc/mlflow, mode: "0755"}
+      - {path: /etc/mlflow/mlflow.env, secret: "{{ environment_text }}", group: mlflow, mode: "0640"}
+"""
+
+RETURN = r"""
+pending:
+  description: Files that have been replaced since I(rollback_dir) was last settled.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import grp
+import json
+import os
+import pwd
+import shutil
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+class Rollback:
+    """What has been replaced and not settled: ``manifest.json`` and one numbered copy for each file.
+
+    Only the first version of a file is kept, so that however many runs were killed, the way back
+    leads to what was last in use.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.manifest_path = os.path.join(folder, "manifest.json")
+        self.files = {}
+        if os.path.exists(self.manifest_path):
+            with open(self.manifest_path, encoding="utf-8") as file:
+                self.files = json.load(file)
+
+    def keep(self, path):
+        """Remember the file as it is now, before it is replaced."""
+        if path in self.files:
+            return
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        kept = {"exists": os.path.exists(path)}
+        if kept["exists"]:
+            kept["copy"] = os.path.join(self.folder, str(len(self.files)))
+            copy(path, kept["copy"])
+        self.files[path] = kept
+        temporary = self.manifest_path + ".new"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(self.files, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, self.manifest_path)
+
+    def restore(self):
+        for path, kept in self.files.items():
+            if kept["exists"]:
+                copy(kept["copy"], path)
+            elif os.path.exists(path):
+                os.unlink(path)
+
+    def settle(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.files = {}
+
+
+def copy(source, target):
+    """Copy a file with owner, group and mode, visible only when complete."""
+    information = os.stat(source)
+    with open(source, "rb") as file:
+        content = file.read()
+    write(target, content, information.st_uid, information.st_gid, information.st_mode & 0o7777)
+
+
+def write(path, content, uid, gid, mode):
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".managed-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchown(file.fileno(), uid, gid)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def wanted_attributes(entry):
+    """Owner's and group's ids and the mode; ids are -1 where check mode has not made the account."""
+    try:
+        uid = pwd.getpwnam(entry["owner"]).pw_uid
+        gid = grp.getgrnam(entry["group"]).gr_gid
+    except KeyError:
+        uid = gid = -1
+    return uid, gid, int(entry["mode"], 8)
+
+
+def attributes(path):
+    information = os.stat(path)
+    return information.st_uid, information.st_gid, information.st_mode & 0o7777
+
+
+def difference(entry, before, header):
+    """One entry of Ansible's diff; of a secret file only that it differs."""
+    if entry["secret"] is not None:
+        return {"prepared": "%s: its content is secret and has changed\n" % header}
+    after = entry["content"] if entry["content"] is not None else "(folder)\n"
+    return {"before_header": header, "after_header": header, "before": before, "after": after}
+
+
+def apply(module, entry, rollback):
+    """Bring one folder or file into its state; returns its diff, or None where it was right."""
+    path = entry["path"]
+    wanted = wanted_attributes(entry)
+    text = entry["secret"] if entry["secret"] is not None else entry["content"]
+    exists = os.path.exists(path)
+    if text is None:
+        if exists and attributes(path) == wanted:
+            return None
+        if not module.check_mode:
+            os.makedirs(path, exist_ok=True)
+            os.chown(path, *wanted[:2])
+            os.chmod(path, wanted[2])
+        return difference(entry, "(folder, other owner or mode)\n" if exists else "", path)
+    before = b""
+    if exists:
+        with open(path, "rb") as file:
+            before = file.read()
+    content = text.encode("utf-8")
+    if exists and before == content and attributes(path) == wanted:
+        return None
+    if not module.check_mode:
+        rollback.keep(path)
+        write(path, content, *wanted)
+    else:
+        rollback.files.setdefault(path, {})
+    return difference(entry, before.decode("utf-8", "replace"), path)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "restored", "settled"], "default": "present"},
+            "rollback_dir": {"type": "path", "required": True},
+            "entries": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "content": {"type": "str"},
+                    "secret": {"type": "str", "no_log": True},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "root"},
+                    "mode": {"type": "str", "required": True},
+                },
+                "mutually_exclusive": [["content", "secret"]],
+            },
+        },
+        supports_check_mode=True,
+    )
+    rollback = Rollback(module.params["rollback_dir"])
+    result = {"changed": False}
+    try:
+        if module.params["state"] == "present":
+            diffs = [apply(module, entry, rollback) for entry in module.params["entries"]]
+            result["diff"] = [diff for diff in diffs if diff]
+            result["changed"] = bool(result["diff"])
+        else:
+            result["changed"] = bool(rollback.files)
+            if not module.check_mode:
+                if module.params["state"] == "restored":
+                    rollback.restore()
+                rollback.settle()
+    except OSError as error:
+        module.fail_json(msg="%s can't be written: %s." % (error.filename or "A file", error.strerror))
+    module.exit_json(pending=sorted(rollback.files), **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+#!/usr/bin/python
+# Copyright the authors of this repository
+# SPDX-License-Identifier: Apache-2.0
+"""Read everything the role decides by, in one trip to the machine."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlflow_state
+short_description: Read a machine's MLflow installation and what it offers to one
+description:
+  - Returns the machine (system, memory, addresses), the interpreter that MLflow would use, the
+    installed releases, the units, the files and the database, all in one call.
+  - Changes nothing, so it does the same in check mode.
+options:
+  python:
+    description: Path of the Python interpreter for MLflow. Empty means to look for one.
+    type: str
+    default: ""
+  python_candidates:
+    description: Commands to look for where C(python) is empty, best first.
+    type: list
+    elements: str
+    default: [python3]
+  python_minimum:
+    description: The first candidate of this version or later is taken.
+    type: str
+    default: "3.10"
+  install_dir:
+    description: Folder of the releases.
+    type: path
+    required: true
+  user:
+    description: Account of the service.
+    type: str
+    required: true
+  group:
+    description: Group of the service.
+    type: str
+    required: true
+  host:
+    description: Address that the socket will listen on.
+    type: str
+    required: true
+  port:
+    description: TCP port that the socket will listen on.
+    type: int
+    required: true
+  rollback_dir:
+    description: Folder where C(managed_files) keeps what it replaced.
+    type: path
+    required: true
+  database:
+    description: Path of the SQLite database. Empty where there is none.
+    type: str
+    default: ""
+author: The authors of this repository
+"""
+
+EXAMPLES = r"""
+- name: Read the state of the machine
+  mlflow_state:
+    install_dir: /opt/mlflow
+    user: mlflow
+    group: mlflow
+    host: 127.0.0.1
+    port: 5001
+    rollback_dir: /etc/mlflow/rollback
+  register: state
+"""
+
+RETURN = r"""
+system:
+  description: The machine. C(memory_mb) and C(free_mb) count mebibytes.
+  returned: always
+  type: dict
+python:
+  description: The interpreter; C(version) is empty where there is none that starts.
+  returned: always
+  type: dict
+account:
+  description: Whether user and group exist, and the user's home.
+  returned: always
+  type: dict
+releases:
+  description: Names of the complete releases, oldest first.
+  returned: always
+  type: list
+  elements: str
+current:
+  description: Name of the release that C(current) points to, or the empty string.
+  returned: always
+  type: str
+units:
+  description: State of C(mlflow.socket) and C(mlflow.service) as systemd tells it.
+  returned: always
+  type: dict
+running:
+  description: Name of the release that the running server was started from, empty where none runs.
+  returned: always
+  type: str
+pending:
+  description: Files that were written, but not yet taken up by the units; see C(managed_files).
+  returned: always
+  type: list
+  elements: str
+port:
+  description: What keeps the socket from listening on host and port, or the empty string.
+  returned: always
+  type: str
+database:
+  description: Whether the SQLite file exists and its schema revision.
+  returned: always
+  type: dict
+"""
+
+import errno
+import glob
+import grp
+import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import sqlite3
+
+from ansible.module_utils.basic import AnsibleModule
+
+FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
+UNITS = ("mlflow.socket", "mlflow.service")
+UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Listen")
+LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
+MIB = 1024 * 1024
+PYTHON_PROBE = """
+import importlib.util, json, os, sys, sysconfig
+print(json.dumps({
+    "path": sys.executable,
+    "version": "%d.%d.%d" % sys.version_info[:3],
+    "has_venv": all(importlib.util.find_spec(m) for m in ("venv", "ensurepip")),
+}))
+"""
+
+
+def read(path):
+    """The text of a file, or the empty string where it can't be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def read_system(module, install_dir):
+    release = dict(
+        line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line and line[0] != "#"
+    )
+    release = {key: value.strip("\"'") for key, value in release.items()}
+    likeness = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    memory = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines())
+    systemd = ""
+    if os.path.isdir("/run/systemd/system"):
+        _rc, out, _err = module.run_command(["systemctl", "--version"])
+        systemd = out.split()[1] if len(out.split()) > 1 else ""
+    _rc, container, _err = module.run_command(["systemd-detect-virt", "--container"]) if systemd else (0, "", "")
+    hostname = socket.gethostname()
+    existing = install_dir
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    return {
+        "distribution": release.get("ID", ""),
+        "version": release.get("VERSION_ID", ""),
+        "name": release.get("PRETTY_NAME", "an unknown system"),
+        "family": next((FAMILIES[name] for name in likeness if name in FAMILIES), ""),
+        "systemd": systemd,
+        "container": container.strip() not in ("", "none"),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mb": int(memory["MemTotal"].split()[0]) // 1024,
+        "free_mb": shutil.disk_usage(existing).free // MIB,
+        "hostname": hostname,
+        "names": sorted({hostname, hostname.split(".")[0], socket.getfqdn()} - {"localhost", ""}),
+        "addresses": read_addresses(module),
+    }
+
+
+def read_addresses(module):
+    """The machine's own addresses of global scope, IPv6 in brackets as a Host header has it."""
+    addresses = set()
+    if shutil.which("ip"):
+        _rc, out, _err = module.run_command(["ip", "-o", "addr", "show", "scope", "global"])
+        addresses = {line.split()[3].split("/")[0] for line in out.splitlines()}
+    else:
+        _rc, out, _err = module.run_command(["hostname", "-I"])
+        addresses = set(out.split())
+    return sorted("[%s]" % address if ":" in address else address for address in addresses)
+
+
+def read_python(module):
+    wanted = module.params["python"]
+    found = {"path": wanted, "version": "", "has_venv": False}
+    for candidate in [wanted] if wanted else module.params["python_candidates"]:
+        path = shutil.which(candidate)
+        if path is None:
+            continue
+        rc, out, _err = module.run_command([path, "-c", PYTHON_PROBE])
+        if rc != 0:
+            continue
+        probed = json.loads(out)
+        if as_numbers(probed["version"]) >= as_numbers(module.params["python_minimum"]):
+            return probed
+        found = found if found["version"] else probed
+    return found
+
+
+def as_numbers(version):
+    return [int(part) for part in version.split(".")]
+
+
+def read_account(user, group):
+    account = {"user": False, "group": False}
+    try:
+        grp.getgrnam(group)
+        account["group"] = True
+        account["user"] = pwd.getpwnam(user).pw_gid == grp.getgrnam(group).gr_gid
+    except KeyError:
+        pass
+    return account
+
+
+def read_releases(install_dir):
+    folders = [path for path in glob.glob(os.path.join(install_dir, "releases", "*")) if os.path.isdir(path)]
+    return [os.path.basename(path) for path in sorted(folders, key=os.path.getmtime)]
+
+
+def read_current(install_dir):
+    link = os.path.join(install_dir, "current")
+    return os.path.basename(os.readlink(link)) if os.path.islink(link) else ""
+
+
+def read_units(module):
+    units = {}
+    for unit in UNITS:
+        _rc, out, _err = module.run_command(["systemctl", "show", unit, "--property", ",".join(UNIT_PROPERTIES)])
+        properties = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+        units[unit] = {name: properties.get(name, "") for name in UNIT_PROPERTIES}
+    return units
+
+
+def read_running(units, install_dir):
+    command = read("/proc/%s/cmdline" % units["mlflow.service"]["MainPID"]).split("\0")[0]
+    releases = os.path.join(install_dir, "releases", "")
+    return command[len(releases) :].split("/")[0] if command.startswith(releases) else ""
+
+
+def read_port(host, port, units):
+    """Whether the socket could listen there: tried for real, then explained.
+
+    Returns an empty string, or what stands in the way. What MLflow's own socket holds is free to it.
+    """
+    if units["mlflow.socket"]["ActiveState"] == "active" and port in socket_ports(units["mlflow.socket"]["Listen"]):
+        return ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.inet_pton(family, host)
+    except OSError:
+        return "%s is no IP address" % host
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "port %d is taken by %s" % (port, port_owner(port))
+            if error.errno == errno.EADDRNOTAVAIL:
+                return "%s is no address of this machine" % host
+            return "%s:%d can't be listened on (%s)" % (host, port, error.strerror)
+    return ""
+
+
+def socket_ports(listen):
+    """The ports in systemd's property Listen, such as ``127.0.0.1:5001 (Stream)``."""
+    return {int(port) for port in re.findall(r":(\d+) \(Stream\)", listen)}
+
+
+def port_owner(port):
+    """Name and process of who listens on the TCP port, by the kernel's own table."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read(table).splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                inodes.add("socket:[%s]" % fields[9])
+    for descriptor in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            if os.readlink(descriptor) in inodes:
+                pid = descriptor.split("/")[2]
+                return "%s (process %s)" % (read("/proc/%s/comm" % pid).strip(), pid)
+        except OSError:
+            continue  # the process or the descriptor is gone
+    return "another process"
+
+
+def read_database(path):
+    database = {"exists": bool(path) and os.path.exists(path), "revision": "", "journal_mode": ""}
+    if database["exists"]:
+        try:
+            connection = sqlite3.connect("file:%s?mode=ro" % path, uri=True, timeout=10)
+            database["journal_mode"] = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            database["revision"] = row[0] if row else ""
+            connection.close()
+        except sqlite3.Error as error:
+            database["error"] = str(error)
+    return database
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "python": {"type": "str", "default": ""},
+            "python_candidates": {"type": "list", "elements": "str", "default": ["python3"]},
+            "python_minimum": {"type": "str", "default": "3.10"},
+            "install_dir": {"type": "path", "required": True},
+            "user": {"type": "str", "required": True},
+            "group": {"type": "str", "required": True},
+            "host": {"type": "str", "required": True},
+            "port": {"type": "int", "required": True},
+            "rollback_dir": {"type": "path", "required": True},
+            "database": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    if os.geteuid() != 0:
+        module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true, or --ask-become-pass).")
+    system = read_system(module, wanted["install_dir"])
+    units = read_units(module) if system["systemd"] else {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS}
+    module.exit_json(
+        changed=False,
+        system=system,
+        python=read_python(module),
+        account=read_account(wanted["user"], wanted["group"]),
+        releases=read_releases(wanted["install_dir"]),
+        current=read_current(wanted["install_dir"]),
+        units=units,
+        running=read_running(units, wanted["install_dir"]),
+        port=read_port(wanted["host"], wanted["port"], units),
+        pending=sorted(json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")),
+        database=read_database(wanted["database"]),
+    )
+
+
+if __name__ == "__main__":
+    main()
