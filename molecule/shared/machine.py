@@ -1,0 +1,272 @@
+"""Containers as machines: the Docker engine, the systemd images, and one container a machine.
+
+    python molecule/shared/machine.py image bookworm trixie   build what is missing
+    python molecule/shared/machine.py installed bookworm      the same, with MLflow installed
+    python molecule/shared/machine.py up NAME --publish 5001  start a machine
+    python molecule/shared/machine.py down NAME               remove it, and the images
+
+Standard library only: `make up` runs it before anything else is installed. Whatever is missing and
+can't be made is said in one sentence (SetupError).
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "mlflow-machine"  # name of our images; the tag says which
+PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
+CACHE_VOLUME = "mlflow-machine-cache"  # downloaded packages, shared by test machines
+CACHE_FOLDER = "/var/cache/mlflow-machine"
+# What systemd as process 1 wants. --privileged would ask for more than some engines may give.
+RUN_OPTIONS = [
+    "--cap-add=SYS_ADMIN",
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+    "--cgroupns=private",
+    "--tmpfs=/run",
+    "--tmpfs=/run/lock",
+]
+CA_BUNDLES = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
+DISTRIBUTION_CAS = "/usr/share/ca-certificates"
+
+
+class SetupError(Exception):
+    """Something that this program can't make by itself; the text is one sentence for a person."""
+
+
+def run(*command: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run a command and return what it printed; raises SetupError with its last words."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if check and done.returncode != 0:
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise SetupError(f"`{' '.join(command)}` failed: {said}")
+    return done
+
+
+def docker(*arguments: str, **options) -> str:
+    return run("docker", *arguments, **options).stdout.strip()
+
+
+def apt_install(packages: list[str], purpose: str) -> None:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise SetupError(f"{purpose} needs {' and '.join(packages)}: install it, or run this as root on Debian or Ubuntu.")
+    print(f"Installing {', '.join(packages)}: {purpose}.", flush=True)
+    run("apt-get", "update")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "install", "--yes", "--no-install-recommends", *packages, env=environment)
+
+
+# The engine
+
+
+def engine_answers() -> bool:
+    return shutil.which("docker") is not None and run("docker", "info", check=False).returncode == 0
+
+
+def ensure_engine() -> None:
+    """A Docker engine that answers; installed and started where this is root on Debian or Ubuntu."""
+    if engine_answers():
+        return
+    if os.geteuid() != 0:
+        raise SetupError(
+            "No Docker engine answers: start it, add yourself to the group docker, or run this as root once."
+        )
+    if shutil.which("dockerd") is None:
+        apt_install(["docker.io", "iptables"], "a machine in a container wants a Docker engine")
+    log = Path("/var/log/dockerd-mlflow.log")
+    if Path("/run/systemd/system").is_dir():
+        run("systemctl", "start", "docker")
+    else:
+        print("Starting dockerd.", flush=True)
+        with log.open("ab") as output:
+            subprocess.Popen(["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not engine_answers():
+        if time.monotonic() > deadline:
+            tail = " ".join(log.read_text().splitlines()[-3:]) if log.exists() else ""
+            raise SetupError(f"The Docker engine did not start within 60 s; see {log}. {tail}")
+        time.sleep(0.5)
+
+
+# The images
+
+
+def local_cas() -> dict[str, str]:
+    """CA certificates that this machine trusts beyond its distribution's, by a file name for each."""
+    bundles = [os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES]
+    bundle = next((Path(path) for path in bundles if path and Path(path).is_file()), None)
+    if bundle is None:
+        return {}
+    known = {normal(path.read_text()) for path in Path(DISTRIBUTION_CAS).rglob("*.crt")}
+    pattern = r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
+    extra = [pem for pem in re.findall(pattern, bundle.read_text(), re.DOTALL) if normal(pem) not in known]
+    return {hashlib.sha256(pem.encode()).hexdigest()[:12] + ".crt": pem + "\n" for pem in extra}
+
+
+def normal(pem: str) -> str:
+    return "".join(pem.split())
+
+
+def image(suite: str) -> str:
+    """Name of the image of a bare machine; built when it is missing or its recipe has changed.
+
+    Args:
+        suite: Debian's code name, such as ``bookworm``. Where the environment names a
+            ``BASE_IMAGE``, that image is the base instead of one made by mmdebstrap.
+    """
+    ensure_engine()
+    base = os.environ.get("BASE_IMAGE", "")
+    cas = local_cas()
+    recipe = [suite, base, PACKAGES, sorted(cas), Path(__file__).with_name("Dockerfile").read_text()]
+    tag = f"{REPOSITORY}:{suite}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
+    if not docker("images", "--quiet", tag):
+        print(f"Building {tag}, a bare {base or suite} with systemd.", flush=True)
+        build_image(tag, base or import_base(suite), cas)
+    docker("tag", tag, f"{REPOSITORY}:{suite}")
+    return tag
+
+
+def import_base(suite: str) -> str:
+    """An image of the distribution's own packages, with no container registry involved."""
+    base = f"{REPOSITORY}:{suite}-base"
+    if docker("images", "--quiet", base):
+        return base
+    if shutil.which("mmdebstrap") is None:
+        try:
+            apt_install(["mmdebstrap", "debian-archive-keyring"], "an image without a container registry")
+        except SetupError as error:
+            raise SetupError(f"{error} Or name an image to start from: BASE_IMAGE=debian:12.") from None
+    with tempfile.TemporaryDirectory(prefix="mlflow-machine-") as folder:
+        tar = f"{folder}/base.tar"
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, tar)
+        docker("import", tar, base)
+    return base
+
+
+def build_image(tag: str, base: str, cas: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="mlflow-machine-") as folder:
+        shutil.copy(Path(__file__).with_name("Dockerfile"), folder)
+        (Path(folder) / "ca").mkdir()
+        for name, pem in cas.items():
+            (Path(folder) / "ca" / name).write_text(pem)
+        arguments = [f"--build-arg=BASE={base}", f"--build-arg=PACKAGES={' '.join(PACKAGES)}"]
+        docker("build", "--quiet", "--tag", tag, *arguments, folder, env={**os.environ, "DOCKER_BUILDKIT": "0"})
+
+
+def installed_image(suite: str) -> str:
+    """Name of the image of a machine that site.yml has provisioned; made anew when the role has changed."""
+    bare = image(suite)
+    content = hashlib.sha256(bare.encode())
+    for folder in ("roles", "plugins", "playbooks"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    tag = f"{REPOSITORY}:{suite}-installed-{content.hexdigest()[:12]}"
+    if not docker("images", "--quiet", tag):
+        print(f"Provisioning {tag}, once for all scenarios that do not test installing.", flush=True)
+        name = f"mlflow-machine-{suite}-{os.getpid()}"
+        start(name, bare, volumes=[f"{CACHE_VOLUME}:{CACHE_FOLDER}"])
+        try:
+            run(
+                *("ansible-playbook", "--inventory", f"{name},", "playbooks/site.yml"),
+                *("--extra-vars", "ansible_connection=community.docker.docker ansible_user=root"),
+                *("--extra-vars", f"@{ROOT}/molecule/shared/cache.yml", "--extra-vars", "target=all"),
+                cwd=ROOT,
+            )
+            docker("commit", name, tag)
+        finally:
+            remove(name)
+    docker("tag", tag, f"{REPOSITORY}:{suite}-installed")
+    return tag
+
+
+# The machines
+
+
+def start(name: str, image_name: str, publish: int | None = None, volumes: list[str] | None = None) -> None:
+    """Start a machine, or do nothing where it runs, and wait until systemd has booted.
+
+    Args:
+        name: of the container.
+        image_name: what it starts from, when it does not exist yet.
+        publish: TCP port of the container to publish, under the same number, on 127.0.0.1 only.
+        volumes: in Docker's notation, ``volume:folder``.
+    """
+    state = run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip()
+    if state == "":
+        options = [*RUN_OPTIONS, "--detach", "--name", name, "--hostname", name]
+        options += [f"--publish=127.0.0.1:{publish}:{publish}"] if publish else []
+        options += [f"--volume={volume}" for volume in volumes or []]
+        try:
+            docker("run", *options, image_name)
+        except SetupError as error:
+            remove(name)
+            if "port is already allocated" in str(error) or "address already in use" in str(error):
+                raise SetupError(f"Port {publish} on 127.0.0.1 is taken; stop what uses it or choose PORT=…") from None
+            raise
+    elif state == "false":
+        docker("start", name)
+    wait_booted(name)
+
+
+def wait_booted(name: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        # "degraded" is a machine that has booted and has some failed unit: Ansible's matter, not ours
+        command = ["docker", "exec", name, "systemctl", "is-system-running", "--wait"]
+        said = run(*command, check=False, timeout=60).stdout.strip()
+        if said in ("running", "degraded"):
+            return
+        if time.monotonic() > deadline:
+            raise SetupError(f"systemd in {name} did not boot within 60 s (it says: {said or 'nothing'}).")
+        time.sleep(0.2)
+
+
+def remove(name: str) -> None:
+    run("docker", "rm", "--force", "--volumes", name, check=False)
+
+
+def down(name: str) -> None:
+    """Remove the machine, and our images as far as no other container uses them."""
+    if not engine_answers():
+        return
+    remove(name)
+    for tag in docker("images", "--format", "{{.Repository}}:{{.Tag}}", REPOSITORY).splitlines():
+        run("docker", "rmi", tag, check=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("image", "installed"):
+        commands.add_parser(name).add_argument("suites", nargs="+")
+    for name in ("up", "down"):
+        commands.add_parser(name).add_argument("name")
+    commands.choices["up"].add_argument("--suite", default="bookworm")
+    commands.choices["up"].add_argument("--publish", type=int, required=True)
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "image":
+            print("\n".join(image(suite) for suite in arguments.suites))
+        elif arguments.command == "installed":
+            print("\n".join(installed_image(suite) for suite in arguments.suites))
+        elif arguments.command == "up":
+            start(arguments.name, image(arguments.suite), arguments.publish)
+        else:
+            down(arguments.name)
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
