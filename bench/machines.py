@@ -1,0 +1,99 @@
+"""Machines for the bench: containers made by ``molecule/shared/machine.py``, and commands in them."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT / "molecule" / "shared"))
+
+import machine  # noqa: E402  the path has to come first
+from machine import SetupError  # noqa: E402
+
+PREFIX = "mlflow-bench"
+TOOLS = "/usr/local/share/mlflow-bench"  # our programs, in a machine
+COMMAND_SECONDS = 900  # after which any command counts as hung
+numbers = itertools.count(1)
+
+
+class NotMeasured(Exception):
+    """A figure that could not be measured; the text says why."""
+
+
+def say(text: str) -> None:
+    """Progress, to standard error, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str) -> str:
+    """What the command printed; raises NotMeasured with its last words where it failed or hung."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise NotMeasured(f"`{' '.join(command)[:200]}` did not end within {COMMAND_SECONDS} s") from None
+    if done.returncode != 0:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-30:])
+        raise NotMeasured(f"`{' '.join(command)[:200]}` failed with status {done.returncode}:\n{said}")
+    return done.stdout
+
+
+class Machine:
+    """A running container that stands for a machine."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, *command: str, user: str = "root") -> str:
+        return run("docker", "exec", f"--user={user}", self.name, *command)
+
+    def copy(self, source: Path, target: str) -> None:
+        self.run("mkdir", "-p", str(Path(target).parent))
+        run("docker", "cp", str(source), f"{self.name}:{target}")
+
+    def inside(self, program: str, *arguments: str, user: str = "root") -> Any:
+        """What one of the programs that are copied into the machine printed, as JSON."""
+        return json.loads(self.run("python3", f"{TOOLS}/{program}", *arguments, user=user))
+
+    def playbook(self, playbook: Path, *options: str) -> str:
+        """Run a playbook against this machine; returns Ansible's output."""
+        return run(
+            *("ansible-playbook", "--inventory", f"{self.name},", str(playbook), "--extra-vars", "target=all"),
+            *("--extra-vars", "ansible_connection=community.docker.docker ansible_user=root", *options),
+        )
+
+    def site(self, *options: str) -> str:
+        """Provision with our role, with default settings."""
+        return self.playbook(ROOT / "playbooks" / "site.yml", *options)
+
+
+@contextmanager
+def started(image: str, purpose: str) -> Iterator[Machine]:
+    """A fresh machine with our programs in it, removed at the end in any case."""
+    name = f"{PREFIX}-{purpose}-{os.getpid()}-{next(numbers)}"
+    try:
+        machine.start(name, image)
+        fresh = Machine(name)
+        for program in ("inside.py", "load.py"):
+            fresh.copy(HERE / program, f"{TOOLS}/{program}")
+        yield fresh
+    except SetupError as error:
+        raise NotMeasured(str(error)) from error
+    finally:
+        machine.remove(name)
+
+
+def bare_image() -> str:
+    return machine.image("bookworm")
+
+
+def installed_image() -> str:
+    """A machine that site.yml has provisioned, so that nothing is downloaded."""
+    return machine.installed_image("bookworm")

@@ -1,0 +1,76 @@
+"""Groups `provision` and `idle`: how long a playbook run takes, with all to do and with nothing."""
+
+import re
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+from figures import Row, at_most, no_more_than, side_by_side
+from machines import HERE, ROOT, Machine, NotMeasured, bare_image, installed_image, say, started
+
+REFERENCE = HERE / "reference"
+LOCKS = ROOT / "roles" / "mlflow" / "files" / "locks"
+
+
+def by_role(machine: Machine) -> None:
+    machine.site()
+
+
+def by_script(machine: Machine) -> None:
+    machine.run("sh", "/root/bench/provision.sh")
+
+
+def by_pip_playbook(machine: Machine) -> None:
+    machine.playbook(REFERENCE / "pip_playbook.yml")
+
+
+def provision(repeat: int) -> Iterator[Row]:
+    """Seconds from the command on a bare machine until it has ended and ``/health`` answers.
+
+    Every machine is fresh and has no cache of downloads.
+    """
+    image = bare_image()
+
+    def measure(way: Callable[[Machine], None], port: int) -> float:
+        with started(image, "provision") as machine:
+            for file in (REFERENCE / "provision.sh", LOCKS / "mlflow-3.17.2.txt", LOCKS / "uv.txt"):
+                machine.copy(file, f"/root/bench/{file.name}")
+            begun = perf_counter()
+            way(machine)
+            machine.inside("inside.py", "start", str(port), "true")
+            seconds = perf_counter() - begun
+            say(f"provision: {way.__name__} {seconds:.1f} s")
+            return seconds
+
+    taken = side_by_side(
+        repeat,
+        ours=lambda: measure(by_role, 5001),
+        script=lambda: measure(by_script, 5001),
+        pip=lambda: measure(by_pip_playbook, 5001),
+    )
+    yield Row("provision: beside a shell script", "s", taken["ours"], taken["script"], at_most(1.35, "the script"))
+    yield Row("provision: beside a pip playbook", "s", taken["ours"], taken["pip"], at_most(0.6, "the pip playbook"))
+
+
+def idle(repeat: int) -> Iterator[Row]:
+    """A run that has nothing to change: seconds, and trips to the machine.
+
+    Each trip is one command that the connection runs, which Ansible shows as EXEC with -vvv: modules,
+    and whatever else an action does there.
+    """
+    say("idle: a machine that is as it should be")
+    with started(installed_image(), "idle") as machine:
+        machine.site()  # this machine's name is not the image's; afterwards there is nothing to do
+
+        def measure() -> float:
+            begun = perf_counter()
+            output = machine.site()
+            seconds = perf_counter() - begun
+            if not re.search(rf"{machine.name} .* changed=0 .* failed=0 ", output):
+                raise NotMeasured(f"The run had something to change:\n{output[-2000:]}")
+            say(f"idle: {seconds:.1f} s")
+            return seconds
+
+        seconds = side_by_side(repeat, ours=measure)["ours"]
+        trips = len(re.findall(rf"^<{machine.name}> EXEC ", machine.site("-vvv"), re.MULTILINE))
+    yield Row("idle: run without changes", "s", seconds, None, no_more_than(8, "s"))
+    yield Row("idle: trips to the machine", "commands", trips, None, no_more_than(16))

@@ -1,0 +1,136 @@
+"""Group `serving`: latency for one client, and answers per second for many at once."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from figures import Row, at_least, at_most, no_more_than
+from load import UNIQUE
+from machines import NotMeasured, say
+from servers import Server, both
+
+LEVELS = [16, 64, 128, 200]
+RUNS = 100
+PAGE = 100  # runs in an answer to runs/search: one page of the UI's table
+LATENCY_SECONDS = 5.0
+TIMEOUT_SECONDS = 40.0  # the connection pool gives up after 30 s, so that a stall shows as what it is
+SETTLE_SECONDS = 90.0
+LOG_BATCH, RUNS_SEARCH, EXPERIMENTS_SEARCH = "runs/log-batch", "runs/search", "experiments/search"
+
+
+@dataclass
+class Store:
+    """A server's database with an experiment in it, and the requests that go to it.
+
+    Attributes:
+        bodies: JSON documents by path.
+    """
+
+    server: Server
+    bodies: dict[str, list[str]]
+
+    @classmethod
+    def seeded(cls, server: Server, runs: int) -> "Store":
+        """Make an experiment with so many runs. The server runs."""
+        made = server.seed(runs)
+        unique = int(UNIQUE)
+        now = time.time_ns() // 1_000_000
+        metrics = [{"key": f"metric-{n}", "value": 0.5, "timestamp": now, "step": unique} for n in range(5)]
+        search = {
+            "experiment_ids": [made["experiment"]],
+            "max_results": PAGE,
+            "order_by": ["attributes.start_time DESC"],
+        }
+        bodies = {
+            LOG_BATCH: [json.dumps({"run_id": run, "metrics": metrics}) for run in made["runs"]],
+            RUNS_SEARCH: [json.dumps(search)],
+            EXPERIMENTS_SEARCH: [json.dumps({"max_results": PAGE})],
+        }
+        return cls(server, bodies)
+
+    def load(self, path: str, clients: int, seconds: float) -> dict:
+        result = self.server.load(path, self.bodies[path], clients, seconds, TIMEOUT_SECONDS)
+        failed = f", failed: {result['failures']}" if result["failures"] else ""
+        rate, p50, p99 = result["per_second"], result["p50_ms"], result["p99_ms"]
+        say(f"  {self.server.unit} {path}, {clients} clients: {rate} per s, p50 {p50} ms, p99 {p99} ms{failed}")
+        return result
+
+    def settle(self) -> None:
+        """Wait until the server has nothing left to do of what clients have given up waiting for.
+
+        A server that does not get over it is started anew, so that one level does not spoil the next.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            result = self.server.load(EXPERIMENTS_SEARCH, self.bodies[EXPERIMENTS_SEARCH], 8, 1.0, TIMEOUT_SECONDS)
+            if not result["failures"] and result["p99_ms"] < 1000:
+                return
+        say(f"  {self.server.unit} does not recover, starting it anew")
+        self.server.start_fresh()
+
+    def warm(self) -> None:
+        """A few requests of each kind, so that no worker meets one for the first time when it counts."""
+        for path, bodies in self.bodies.items():
+            self.server.load(path, bodies, 4, 1.0, TIMEOUT_SECONDS)
+
+
+def serving(repeat: int, seconds: float) -> Iterator[Row]:
+    """One client's latency and many clients' answers per second, ours beside stock.
+
+    Args:
+        repeat: how many times each latency is measured; the median counts.
+        seconds: how long each level of clients sends.
+    """
+    say("serving: a machine with both servers, each with a fresh database")
+    with both("serving") as (ours, stock):
+        stores = {}
+        for name, server in {"stock": stock, "ours": ours}.items():
+            server.start()
+            stores[name] = Store.seeded(server, RUNS)
+            server.stop()
+        yield from latency(stores, repeat)
+        for path in (RUNS_SEARCH, LOG_BATCH):
+            yield from many_clients(stores, path, seconds)
+
+
+def latency(stores: dict[str, Store], repeat: int) -> Iterator[Row]:
+    taken: dict[tuple[str, str], list[float]] = {}
+    for _ in range(repeat):
+        for name, store in stores.items():
+            store.server.start()
+            store.warm()
+            for path in (LOG_BATCH, EXPERIMENTS_SEARCH):
+                result = store.load(path, 1, LATENCY_SECONDS)
+                if result["failures"] or result["p50_ms"] is None:
+                    raise NotMeasured(f"{path} for one client failed on {store.server.unit}: {result['failures']}")
+                taken.setdefault((path, name), []).append(result["p50_ms"])
+            store.server.stop()
+    for path in (LOG_BATCH, EXPERIMENTS_SEARCH):
+        medians = {name: sorted(taken[path, name])[repeat // 2] for name in stores}
+        figure = f"serving: {path}, 1 client, p50"
+        yield Row(figure, "ms", medians["ours"], medians["stock"], at_most(0.25, "stock"))
+
+
+def many_clients(stores: dict[str, Store], path: str, seconds: float) -> Iterator[Row]:
+    rates: dict[str, list[float]] = {}
+    failures: dict[str, int] = {}
+    for name, store in stores.items():
+        store.server.start()
+        store.warm()
+        results = []
+        for clients in LEVELS:
+            results.append(store.load(path, clients, seconds))
+            store.settle()
+        store.server.stop()
+        rates[name] = [result["per_second"] for result in results]
+        failures[name] = sum(sum(result["failures"].values()) for result in results)
+    best = max(rates["stock"])
+    for clients, rate, stock_rate in zip(LEVELS, rates["ours"], rates["stock"], strict=True):
+        figure = f"serving: {path}, {clients} clients (stock here: {stock_rate:g})"
+        yield Row(figure, "1/s", rate, best, at_least(1, "stock's best level"))
+    first, weakest = rates["ours"][0], min(rates["ours"])
+    figure = f"serving: {path}, our weakest level beside {LEVELS[0]} clients"
+    yield Row(figure, "1/s", weakest, first, at_least(0.8, "ours at 16"))
+    figure = f"serving: {path}, failed requests at all levels"
+    yield Row(figure, "requests", failures["ours"], failures["stock"], no_more_than(0))
