@@ -1,5 +1,6 @@
 """Containers as machines: the Docker engine, the systemd images, and one container a machine.
 
+    python molecule/shared/machine.py tools                   make .venv, with Ansible and what tests need
     python molecule/shared/machine.py image bookworm trixie   build what is missing
     python molecule/shared/machine.py installed bookworm      the same, with MLflow installed
     python molecule/shared/machine.py up NAME --publish 5001  start a machine
@@ -11,7 +12,9 @@ can't be made is said in one sentence (SetupError).
 
 import argparse
 import hashlib
+import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,6 +24,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+UV_LOCK = ROOT / "roles" / "mlflow" / "files" / "locks" / "uv.txt"
 REPOSITORY = "mlflow-machine"  # name of our images; the tag says which
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
 CACHE_VOLUME = "mlflow-machine-cache"  # downloaded packages, shared by test machines
@@ -57,11 +61,32 @@ def docker(*arguments: str, **options) -> str:
 
 def apt_install(packages: list[str], purpose: str) -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise SetupError(f"{purpose} needs {' and '.join(packages)}: install it, or run this as root on Debian or Ubuntu.")
+        wanted = " and ".join(packages)
+        raise SetupError(f"{purpose} needs {wanted}: install it, or run this as root on Debian or Ubuntu.")
     print(f"Installing {', '.join(packages)}: {purpose}.", flush=True)
     run("apt-get", "update")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "install", "--yes", "--no-install-recommends", *packages, env=environment)
+
+
+# The control node's tools
+
+
+def make_tools() -> None:
+    """Make ``.venv`` from the hash locks; what was there stays where nothing has to change."""
+    if sys.version_info < (3, 11):  # noqa: UP036  the linted code is not yet on a Python that fits
+        raise SetupError(f"Ansible needs Python 3.11 or later here, python3 is {platform.python_version()}.")
+    if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+        apt_install(["python3-venv"], "the virtual environment for Ansible")
+    venv = ROOT / ".venv"
+    print("Making .venv from requirements/control.txt.", flush=True)
+    python = str(venv / "bin" / "python")
+    run(sys.executable, "-m", "venv", str(venv))
+    run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(UV_LOCK))
+    uv = [str(venv / "bin" / "uv"), "pip", "install", "--quiet", "--python", python, "--require-hashes"]
+    environment = {**os.environ, "UV_SYSTEM_CERTS": "true"}
+    run(*uv, "-r", str(ROOT / "requirements" / "control.txt"), env=environment)
+    (venv / ".made").touch()
 
 
 # The engine
@@ -87,7 +112,8 @@ def ensure_engine() -> None:
     else:
         print("Starting dockerd.", flush=True)
         with log.open("ab") as output:
-            subprocess.Popen(["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            subprocess.Popen(["dockerd"], start_new_session=True, **streams)
     deadline = time.monotonic() + 60
     while not engine_answers():
         if time.monotonic() > deadline:
@@ -178,7 +204,7 @@ def installed_image(suite: str) -> str:
             run(
                 *("ansible-playbook", "--inventory", f"{name},", "playbooks/site.yml"),
                 *("--extra-vars", "ansible_connection=community.docker.docker ansible_user=root"),
-                *("--extra-vars", f"@{ROOT}/molecule/shared/cache.yml", "--extra-vars", "target=all"),
+                *("--extra-vars", f"@{ROOT}/molecule/shared/vars/cache.yml", "--extra-vars", "target=all"),
                 cwd=ROOT,
             )
             docker("commit", name, tag)
@@ -246,6 +272,7 @@ def down(name: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("tools")
     for name in ("image", "installed"):
         commands.add_parser(name).add_argument("suites", nargs="+")
     for name in ("up", "down"):
@@ -254,7 +281,9 @@ def main() -> int:
     commands.choices["up"].add_argument("--publish", type=int, required=True)
     arguments = parser.parse_args()
     try:
-        if arguments.command == "image":
+        if arguments.command == "tools":
+            make_tools()
+        elif arguments.command == "image":
             print("\n".join(image(suite) for suite in arguments.suites))
         elif arguments.command == "installed":
             print("\n".join(installed_image(suite) for suite in arguments.suites))

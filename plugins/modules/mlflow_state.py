@@ -333,7 +333,7 @@ def main():
     )
     wanted = module.params
     if os.geteuid() != 0:
-        module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true, or --ask-become-pass).")
+        module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true).")
     system = read_system(module, wanted["install_dir"])
     units = read_units(module) if system["systemd"] else {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS}
     module.exit_json(

@@ -1,0 +1,38 @@
+# Every command a person types here. Each does its own set-up and can be run again.
+MACHINE ?= mlflow-vm
+PORT    ?= 5001
+ARGS    ?=
+
+tools := .venv/.made
+run   := PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: help up down logs test bench lint lock
+help: ## Show these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+up: $(tools) ## Provision a machine (a container with systemd) and print its URL; ARGS="-e setting=value"
+	@python3 molecule/shared/machine.py up $(MACHINE) --publish $(PORT)
+	@$(run) MACHINE=$(MACHINE) ansible-playbook -i inventories/demo playbooks/site.yml -e mlflow_port=$(PORT) $(ARGS)
+	@echo "MLflow answers at http://127.0.0.1:$(PORT). Its logs: make logs. Remove it: make down."
+
+down: ## Remove the machine, its data and the images it was made from
+	@python3 molecule/shared/machine.py down $(MACHINE)
+
+logs: ## Follow the server's log
+	@docker exec $(MACHINE) journalctl --unit=mlflow --lines=50 --follow --output=cat
+
+test: $(tools) ## Lint, unit tests and every Molecule scenario; SCENARIO=name for one scenario
+	@$(run) python molecule/shared/suite.py $(SCENARIO)
+
+bench: $(tools) ## Measure beside stock MLflow and hand-written installs; ONLY=group for one group
+	@python3 molecule/shared/machine.py image bookworm >/dev/null
+	@$(run) python bench/run.py $(if $(ONLY),--only $(ONLY))
+
+lint: $(tools) ## Lint only
+	@$(run) python molecule/shared/suite.py --lint
+
+lock: $(tools) ## Lock the newest tools and, with VERSION=x, the packages of MLflow x
+	@$(run) python requirements/lock.py $(VERSION)
+
+$(tools): requirements/control.txt roles/mlflow/files/locks/uv.txt
+	@python3 molecule/shared/machine.py tools

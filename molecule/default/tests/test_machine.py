@@ -1,0 +1,126 @@
+"""What a provisioned machine looks like."""
+
+import json
+import re
+
+import pytest
+
+SECRET = 'p@ss:w/rd#%?&x "$`\\ñ '  # molecule.yml sets it as PROMISE_SECRET
+
+
+def test_server_passes_its_own_check(machine):
+    assert machine.is_healthy()
+
+
+@pytest.mark.parametrize("unit", ["mlflow.socket", "mlflow.service"])
+def test_units_run_now_and_after_a_boot(machine, unit):
+    assert machine.host.service(unit).is_running
+    assert machine.host.service(unit).is_enabled
+
+
+def test_machine_has_no_failed_unit(machine):
+    assert machine.run("systemctl --failed --plain --no-legend") == ""
+
+
+@pytest.mark.parametrize(
+    "folder", ["/opt/mlflow", "/opt/mlflow/current", "/opt/mlflow/releases", "/etc/mlflow", "/etc"]
+)
+def test_service_account_cannot_write_outside_its_data(machine, folder):
+    assert machine.host.run(f"setpriv --reuid=mlflow --regid=mlflow --clear-groups touch {folder}/intruder").rc != 0
+
+
+@pytest.mark.parametrize("folder, writable", [("/usr", False), ("/etc/mlflow", False), ("/var/lib/mlflow", True)])
+def test_sandbox_lets_even_root_write_only_to_the_data(machine, folder, writable):
+    inside = f"nsenter --target {machine.main_pid()} --mount"
+    assert (machine.host.run(f"{inside} touch {folder}/intruder").rc == 0) is writable
+    machine.run(f"{inside} rm -f /var/lib/mlflow/intruder")
+
+
+def test_systemd_rates_the_sandbox_at_most_1_2(machine):
+    rating = machine.run("systemd-analyze security mlflow.service --no-pager").splitlines()[-1]
+    assert float(re.search(r"([\d.]+) OK", rating)[1]) <= 1.2, rating
+
+
+def test_settings_reach_the_server_letter_by_letter(machine):
+    environment = machine.run(f"tr '\\0' '\\n' < /proc/{machine.main_pid()}/environ").splitlines()
+    assert f"PROMISE_SECRET={SECRET}" in environment
+
+
+def test_secret_is_readable_by_the_service_alone(machine):
+    assert machine.host.file("/etc/mlflow/mlflow.env").mode == 0o640
+    assert machine.host.file("/etc/mlflow/mlflow.env").group == "mlflow"
+    everyone = "find /etc /opt/mlflow /var/lib/mlflow /var/log /tmp /root -xdev -type f -perm -004"
+    found = machine.host.run(f"{everyone} -print0 | xargs -0 grep -lF 'p@ss:w/rd'")
+    assert found.stdout == ""
+
+
+def test_secret_shows_in_no_command_line_unit_or_log(machine):
+    shown = machine.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    shown += machine.run("systemctl show mlflow.service mlflow.socket")
+    shown += machine.run("journalctl --no-pager")
+    assert "p@ss:w/rd" not in shown
+
+
+def test_every_log_line_is_json(machine):
+    machine.run("mlflow-check")
+    lines = [json.loads(line) for line in log_lines(machine)]
+    assert lines and all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    requests = [line for line in lines if line["logger"] == "mlflow_service.request"]
+    assert any(line["path"] == "/api/2.0/mlflow/experiments/search" for line in requests)
+    for line in requests:
+        assert {"method", "path", "status", "duration_ms", "client"} <= line.keys()
+
+
+def log_lines(machine):
+    return machine.run("journalctl --identifier=mlflow --output=cat --no-pager").splitlines()
+
+
+def test_admin_command_works_on_the_services_store(machine):
+    assert "Default" in machine.run("mlflow-admin experiments search")
+    machine.run("mlflow-admin gc")
+    machine.run("mlflow-admin db upgrade")
+    assert machine.is_healthy()
+
+
+def test_admin_command_says_that_it_needs_root(machine):
+    refused = machine.host.run("setpriv --reuid=mlflow --regid=mlflow --clear-groups mlflow-admin gc")
+    assert refused.rc == 1
+    assert "run it as root" in refused.stderr
+
+
+def answer(machine, path="/api/2.0/mlflow/experiments/search?max_results=1", method="GET", **headers):
+    """Status and headers of the answer to one request, sent on the machine itself."""
+    given = json.dumps({name.replace("_", "-"): value for name, value in headers.items()})
+    code = (
+        "import http.client, json;"
+        "c = http.client.HTTPConnection('127.0.0.1', 5001, timeout=60);"
+        f"c.request({method!r}, {path!r}, headers=json.loads({given!r}));"
+        "a = c.getresponse(); print(json.dumps([a.status, dict(a.getheaders())]))"
+    )
+    done = machine.host.run("python3 -c %s", code)
+    assert done.rc == 0, done.stderr
+    status, answered = json.loads(done.stdout)
+    return status, {name.lower(): value for name, value in answered.items()}
+
+
+def test_clients_may_use_every_name_of_the_machine(machine):
+    addresses = machine.run("hostname -I").split()
+    for name in ["localhost", "127.0.0.1", "[::1]", machine.run("hostname"), *addresses, "mlflow-service"]:
+        assert answer(machine, Host=name)[0] == 200, name
+        assert answer(machine, Host=f"{name}:5001")[0] == 200, name
+
+
+def test_clients_may_use_no_foreign_name(machine):
+    assert answer(machine, Host="evil.example.com")[0] == 403
+
+
+def test_pages_of_a_foreign_origin_may_not_change_anything(machine):
+    path = "/api/2.0/mlflow/experiments/create"
+    assert answer(machine, path, "POST", Origin="https://evil.example.com")[0] == 403
+    assert (
+        answer(machine, path, "POST", Origin="https://notebooks.example.com")[0] == 400
+    )  # let in; the body is missing
+
+
+def test_ui_may_be_framed_by_itself_only(machine):
+    assert answer(machine, "/")[1]["x-frame-options"] == "SAMEORIGIN"

@@ -1,0 +1,65 @@
+"""What clients notice when something restarts, dies or changes."""
+
+import json
+
+from fixtures import wait_until
+
+REQUESTS = 1000
+BURST = 64
+
+
+def test_training_job_gets_back_what_it_logged_even_after_a_reboot(machine):
+    logged = machine.client("log_everything.py")
+    machine.reboot()
+    wait_until(lambda: machine.host.service("mlflow.service").is_running, 60, "the server runs after the boot")
+    assert machine.is_healthy()
+    assert machine.client("read_run.py", logged["run_id"], logged["experiment"])["status"] == "FINISHED"
+
+
+def test_restarts_and_a_changed_setting_refuse_no_client(machine):
+    with machine.traffic() as seen:
+        for _ in range(3):
+            machine.run("systemctl restart mlflow.service")
+        changed = machine.converge(mlflow_log_level="WARNING")
+        before = runs(machine)
+        wait_until(lambda: runs(machine) > before + REQUESTS // 2, 120, "enough requests came through")
+    assert changed.changed > 0
+    assert seen.failures == []
+    assert seen.answered >= REQUESTS
+    machine.converge()
+
+
+def runs(machine):
+    """Runs that the clients have created so far."""
+    query = "SELECT count(*) FROM runs WHERE name = 'traffic'"
+    code = f"import sqlite3; print(sqlite3.connect('/var/lib/mlflow/mlflow.db', 60).execute({query!r}).fetchone()[0])"
+    return int(machine.host.check_output("python3 -c %s", code))
+
+
+def test_killed_worker_is_replaced_and_the_others_go_on(machine):
+    first, *rest = machine.workers()
+    machine.run(f"kill -KILL {first}")
+    assert machine.is_healthy()
+    wait_until(lambda: len(set(machine.workers()) - {first}) == len(rest) + 1, 60, "a new worker is there")
+    assert machine.is_healthy()
+
+
+def test_killed_server_comes_back_by_itself(machine):
+    killed = machine.main_pid()
+    machine.run(f"kill -KILL {killed}")
+    wait_until(lambda: machine.main_pid() not in (0, killed), 60, "systemd has started another one")
+    assert machine.is_healthy()  # the client waits at the socket until it is ready
+
+
+def test_burst_right_after_a_start_sees_no_server_error(machine):
+    burst = f"""
+import concurrent.futures, http.client, json
+def search(number):
+    client = http.client.HTTPConnection("127.0.0.1", 5001, timeout=120)
+    client.request("POST", "/api/2.0/mlflow/runs/search", '{{"experiment_ids": ["0"]}}', {{"Content-Type": "application/json"}})
+    return client.getresponse().status
+with concurrent.futures.ThreadPoolExecutor({BURST}) as clients:
+    print(json.dumps(list(clients.map(search, range({BURST})))))
+"""
+    machine.run("systemctl stop mlflow.service")  # the first of the clients starts it again
+    assert json.loads(machine.host.check_output("python3 -c %s", burst)) == [200] * BURST

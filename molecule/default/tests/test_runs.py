@@ -1,0 +1,134 @@
+"""What the operator's runs of Ansible do, and what they leave alone."""
+
+import pytest
+
+
+def state(machine):
+    """What a change would show in: units' start times and every file of ours."""
+    times = machine.run("systemctl show --property ActiveEnterTimestampMonotonic,MainPID mlflow.socket mlflow.service")
+    files = machine.run(
+        "find /etc/mlflow /etc/systemd/system /opt/mlflow/releases -maxdepth 1 -printf '%p %T@ %m %l\\n'"
+    )
+    return times, sorted(files.splitlines())
+
+
+def test_run_without_changes_changes_nothing(machine):
+    before = state(machine)
+    assert machine.playbook().changed == 0
+    assert state(machine) == before
+
+
+def test_check_mode_finds_nothing_to_change(machine):
+    before = state(machine)
+    checked = machine.playbook("--check", "--diff")
+    assert checked.status == 0
+    assert checked.changed == 0
+    assert state(machine) == before
+
+
+def test_check_mode_tells_of_a_change_and_makes_none(machine):
+    before = state(machine)
+    checked = machine.playbook("--check", "--diff", "-e", "mlflow_workers=3")
+    assert checked.status == 0
+    assert checked.changed > 0
+    assert "p@ss" not in checked.output
+    assert state(machine) == before
+
+
+def test_verify_playbook_changes_nothing(machine):
+    before = state(machine)
+    verified = machine.playbook(playbook="playbooks/verify.yml")
+    assert (verified.status, verified.changed) == (0, 0)
+    assert state(machine) == before
+
+
+def test_verify_playbook_says_what_is_wrong(machine):
+    machine.run("chmod 0 /var/lib/mlflow/artifacts")
+    try:
+        verified = machine.playbook(playbook="playbooks/verify.yml")
+    finally:
+        machine.run("chmod 0750 /var/lib/mlflow/artifacts")
+    assert verified.status != 0
+    assert "mlflow-artifacts" in verified.output
+
+
+def test_tag_configure_writes_the_settings_and_no_more(machine):
+    pid = machine.main_pid()
+    tagged = machine.playbook("--tags", "configure", "-e", "mlflow_workers=3")
+    assert tagged.status == 0
+    assert 'MLFLOW_WORKERS="3"' in machine.run("cat /etc/mlflow/mlflow.env")
+    assert machine.main_pid() == pid
+    machine.playbook("--tags", "configure")
+    # The server still runs with what it was started with; the next whole run takes up what was written.
+    assert machine.converge().status == 0
+    assert machine.playbook().changed == 0
+
+
+@pytest.mark.parametrize("tag", ["account", "release", "database", "activate", "verify", "prune", "summary"])
+def test_every_phase_runs_by_its_tag_alone(machine, tag):
+    tagged = machine.playbook("--tags", tag)
+    assert (tagged.status, tagged.changed) == (0, 0), tagged.output[-3000:]
+
+
+def test_settings_written_by_a_killed_run_are_taken_up_by_the_next(machine):
+    machine.playbook("--tags", "configure", "-e", "mlflow_workers=3")
+    pid = machine.main_pid()
+    machine.converge(mlflow_workers=3)
+    assert machine.main_pid() != pid
+    assert len(machine.workers()) == 3
+    machine.converge()
+
+
+def test_new_port_moves_the_socket_and_old_one_is_free(machine):
+    machine.converge(mlflow_port=5002)
+    assert machine.is_healthy()
+    assert machine.host.socket("tcp://0.0.0.0:5002").is_listening
+    assert not machine.host.socket("tcp://0.0.0.0:5001").is_listening
+    machine.converge()
+    assert machine.is_healthy()
+
+
+def test_static_prefix_serves_everything_below_it(machine):
+    machine.converge(mlflow_static_prefix="/tracking")
+    assert machine.is_healthy()
+    logged = machine.client("log_everything.py", url=f"{machine.url}/tracking")
+    assert logged["run_id"]
+    machine.converge()
+
+
+def test_text_logs_are_text(machine):
+    machine.converge(mlflow_log_format="text")
+    machine.run("mlflow-check")
+    last = machine.run("journalctl --identifier=mlflow --output=cat --no-pager --lines=1")
+    assert " INFO mlflow_service.request " in last
+    machine.converge()
+
+
+def test_job_runner_starts_with_one_setting(machine):
+    machine.converge(mlflow_jobs_enabled=True)
+    assert machine.is_healthy()
+    assert "huey" in machine.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").lower()
+    machine.converge()
+    assert "huey" not in machine.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").lower()
+
+
+def test_extra_option_reaches_mlflow_server(machine):
+    machine.converge(mlflow_server_options=["--secrets-cache-ttl", "30"])
+    assert "--secrets-cache-ttl 30" in machine.run(f"tr '\\0' ' ' < /proc/{machine.main_pid()}/cmdline")
+    assert machine.is_healthy()
+    machine.converge()
+
+
+def test_extra_package_is_installed_beside_the_lock(machine):
+    machine.converge(mlflow_extra_packages=["tomli-w==1.2.0"])
+    assert machine.run("/opt/mlflow/current/bin/python -c 'import tomli_w, mlflow_service; print(1)'") == "1"
+    machine.converge()
+
+
+def test_settings_that_do_not_start_leave_the_old_server_serving(machine):
+    said = machine.refuses(mlflow_server_options=["--no-such-option"])
+    assert "did not pass with the new settings" in said
+    assert "No such option: --no-such-option" in said
+    assert "The release and the settings that ran before run again." in said
+    assert machine.is_healthy()
+    assert machine.playbook().changed == 0

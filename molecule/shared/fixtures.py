@@ -1,0 +1,186 @@
+"""What every scenario's tests start from: the machine under test, its clients and its Ansible runs.
+
+pytest finds it by molecule/conftest.py.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import machine as machines
+import pytest
+import testinfra.host
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT / "molecule" / "shared"
+CLIENT_VENV = ROOT / "build" / "client"
+LOCKS = ROOT / "roles" / "mlflow" / "files" / "locks"
+DEFAULT_VERSION = "3.17.2"
+
+
+@dataclass
+class Run:
+    """What one run of ansible-playbook did."""
+
+    status: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Tasks that changed something, or would have."""
+        return int(re.search(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2])[1])
+
+
+@dataclass
+class Traffic:
+    """What clients saw while `Machine.traffic` lasted."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+    longest_seconds: float = 0.0
+
+
+class Machine:
+    """A machine under test: a container with systemd, and the server on it."""
+
+    def __init__(self, host: testinfra.host.Host) -> None:
+        self.host = host
+        self.variables = host.ansible.get_variables()
+        self.name = self.variables["inventory_hostname"]
+        self.port = 5001
+
+    @property
+    def url(self) -> str:
+        """Where clients on the control node reach the server: the published port."""
+        return f"http://{machines.docker('port', self.name, str(self.port)).splitlines()[0]}"
+
+    def run(self, command: str) -> str:
+        """What a command on the machine prints; it must succeed."""
+        return self.host.check_output(command)
+
+    def playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> Run:
+        """Run a playbook over this machine alone, with the scenario's inventory."""
+        inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+        done = subprocess.run(
+            ["ansible-playbook", "--inventory", inventory, "--limit", self.name, *arguments, playbook],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return Run(done.returncode, done.stdout)
+
+    def converge(self, **settings: object) -> Run:
+        """Run site.yml with the settings; it must succeed."""
+        done = self.playbook("--extra-vars", json.dumps(settings))
+        assert done.status == 0, done.output[-6000:]
+        return done
+
+    def refuses(self, **settings: object) -> str:
+        """Run site.yml with the settings; it must fail. Returns what it said, as one line."""
+        done = self.playbook("--extra-vars", json.dumps(settings))
+        assert done.status != 0, "site.yml accepted what it should refuse"
+        return " ".join(done.output.split())
+
+    def is_healthy(self) -> bool:
+        return self.host.run("mlflow-check").rc == 0
+
+    def main_pid(self) -> int:
+        return int(self.run("systemctl show --property MainPID --value mlflow.service"))
+
+    def children(self, pid: int) -> list[int]:
+        return [int(child) for child in self.run(f"cat /proc/{pid}/task/{pid}/children").split()]
+
+    def workers(self) -> list[int]:
+        """Process ids of uvicorn's workers; its other child is multiprocessing's tracker."""
+        (uvicorn,) = self.children(self.main_pid())
+        return [pid for pid in self.children(uvicorn) if "spawn_main" in self.command_line(pid)]
+
+    def command_line(self, pid: int) -> str:
+        return self.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
+
+    def reboot(self) -> None:
+        machines.docker("restart", self.name)
+        machines.wait_booted(self.name)
+
+    def client(self, script: str, *arguments: str, url: str = "") -> dict:
+        """Run a script of molecule/shared/clients with a real MLflow client; returns the JSON that it prints."""
+        environment = {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": url or self.url,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONPATH": "",
+        }
+        done = subprocess.run(
+            [str(client_python()), str(SHARED / "clients" / script), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    @contextmanager
+    def traffic(self, threads: int = 4) -> Iterator[Traffic]:
+        """Clients on the machine that go on for as long as the block lasts; the result is whole after it."""
+        seen = Traffic()
+        command = ["docker", "exec", "--interactive", self.name, "python3", "-c", (SHARED / "traffic.py").read_text()]
+        clients = subprocess.Popen(
+            [*command, str(self.port), str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert clients.stdout.readline().strip() == "started"
+        yield seen
+        said, _ = clients.communicate(timeout=300)
+        seen.__dict__.update(json.loads(said))
+
+
+def client_python() -> Path:
+    """A Python with the MLflow that clients have: a virtual environment of its own, from the role's lock."""
+    python = CLIENT_VENV / "bin" / "python"
+    if not python.exists():
+        uv = [str(Path(sys.executable).with_name("uv"))]
+        environment = {**os.environ, "UV_SYSTEM_CERTS": "true"}
+        building = CLIENT_VENV.with_name(f"client-{os.getpid()}")
+        machines.run(*uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", sys.executable, str(building))
+        machines.run(
+            *(*uv, "pip", "install", "--quiet", "--require-hashes", "--python", str(building / "bin" / "python")),
+            *("-r", str(LOCKS / f"mlflow-{DEFAULT_VERSION}.txt")),
+            env=environment,
+        )
+        try:
+            building.rename(CLIENT_VENV)
+        except OSError:  # a scenario beside this one was faster
+            machines.run("rm", "-r", str(building))
+    return python
+
+
+def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    """Return as soon as it is true; fail the test when it is not within the time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def machine(host: testinfra.host.Host) -> Machine:
+    """The machine under test; when a test on it fails, its journal is printed below the failure."""
+    return Machine(host)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed and "machine" in item.fixturenames:
+        journal = item.funcargs["machine"].host.run("journalctl --unit=mlflow --lines=40 --no-pager --output=cat")
+        report.sections.append(("journal of mlflow", journal.stdout))

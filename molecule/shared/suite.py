@@ -1,0 +1,122 @@
+"""All checks of the repository: ``python molecule/shared/suite.py [--lint | SCENARIO …]``.
+
+Without arguments: lint, unit tests, then every Molecule scenario, two at a time. What a check
+prints goes to ``build/test/``; of a failed one the end is shown. The last line is
+``N passed, N failed``: pytest's tests where a check has some, the check itself where it has none.
+"""
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = ROOT / "build" / "test"
+AT_ONCE = 2  # scenarios; each has one or two machines, and there may be no more than two cores
+SHOWN_LINES = 120
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+CHECKS = {
+    "yamllint": ["yamllint", "--strict", "."],
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "ansible-lint": ["ansible-lint", "--offline"],
+    "documents": ["python", "molecule/shared/documents.py", "--check"],
+    "unit tests": ["pytest", "--quiet"],
+}
+UNIT = "unit tests"
+
+
+@dataclass
+class Check:
+    """One command and how it went."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    passed: int = 0
+    failed: int = 0
+
+    def run(self) -> "Check":
+        started = time.monotonic()
+        log = LOGS / f"{self.name.replace(' ', '-')}.log"
+        with log.open("w") as output:
+            status = subprocess.run(
+                self.command,
+                cwd=ROOT,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+        said = ANSI.sub("", log.read_text(errors="replace"))
+        self.count(said, status)
+        verdict = "ok" if status == 0 else "FAILED"
+        print(f"{verdict:7}{self.name:28}{time.monotonic() - started:7.0f} s   {self.passed} passed", flush=True)
+        if status != 0:
+            print("\n".join(said.splitlines()[-SHOWN_LINES:]), flush=True)
+            print(f"The whole of it: {log.relative_to(ROOT)}", flush=True)
+        return self
+
+    def count(self, said: str, status: int) -> None:
+        """Add up pytest's closing lines; a failed check counts as at least one failure."""
+        closing = [line for line in said.splitlines() if re.search(r"\d+ (passed|failed|error).* in [\d.]+", line)]
+        for line in closing:
+            self.passed += sum(int(number) for number in re.findall(r"(\d+) passed", line))
+            self.failed += sum(int(number) for number in re.findall(r"(\d+) (?:failed|error)", line))
+        if status != 0:
+            self.failed = max(self.failed, 1)
+        elif not closing:
+            self.passed = 1
+
+
+def scenarios() -> list[str]:
+    """Names of all scenarios, the longest-running first."""
+    names = {file.parent.name for file in (ROOT / "molecule").glob("*/molecule.yml")}
+    return sorted(names, key=lambda name: (name != "default", name))
+
+
+def scenario_check(name: str) -> Check:
+    environment = {"PY_COLORS": "0", "ANSIBLE_FORCE_COLOR": "0", "NO_COLOR": "1", "COLUMNS": "200"}
+    return Check(f"scenario {name}", ["molecule", "test", "--scenario-name", name], environment)
+
+
+def run_scenarios(names: list[str]) -> list[Check]:
+    """Run scenarios, two at a time, from images that are made once, before."""
+    for suite in ("bookworm", "trixie"):
+        machine.image(suite)
+    machine.installed_image("bookworm")
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda name: scenario_check(name).run(), names))
+
+
+def main(arguments: list[str]) -> int:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    unknown = set(arguments) - {"--lint"} - set(scenarios())
+    if unknown:
+        print(f"No scenario is called {', '.join(sorted(unknown))}; there are {', '.join(scenarios())}.")
+        return 2
+    named = [name for name in arguments if name != "--lint"]
+    done: list[Check] = []
+    if not named:
+        names = [name for name in CHECKS if name != UNIT or "--lint" not in arguments]
+        done += [Check(name, CHECKS[name]).run() for name in names]
+    if "--lint" not in arguments:
+        try:
+            done += run_scenarios(named or scenarios())
+        except machine.SetupError as error:
+            print(error)
+            done.append(Check("images", [], failed=1))
+    passed, failed = sum(check.passed for check in done), sum(check.failed for check in done)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""Clients that notice every refused or failed request: ``python3 traffic.py PORT THREADS``.
+
+Runs on the machine under test, against its loopback address. Each thread sends one request after
+the other, each over a new connection, half of them reads and half of them writes, until standard
+input ends. Then prints ``{"answered", "failures", "longest_seconds"}`` as JSON.
+"""
+
+import http.client
+import json
+import sys
+import threading
+import time
+
+TIMEOUT_SECONDS = 120
+SEARCH = ("/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"], "max_results": 5})
+CREATE = ("/api/2.0/mlflow/runs/create", {"experiment_id": "0", "run_name": "traffic"})
+
+
+class Client(threading.Thread):
+    """One client; its results are read after it has been stopped and joined."""
+
+    def __init__(self, port: int, stop: threading.Event) -> None:
+        super().__init__()
+        self.port = port
+        self.stop = stop
+        self.answered = 0
+        self.longest_seconds = 0.0
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            started = time.monotonic()
+            try:
+                self.request(*(SEARCH if self.answered % 2 else CREATE))
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+            self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
+
+    def request(self, path: str, body: dict) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = answer.read()
+        finally:
+            connection.close()
+        if answer.status == 200:
+            self.answered += 1
+        else:
+            self.failures.append(f"{path} answered {answer.status}: {said[:200]!r}")
+
+
+def main() -> None:
+    port, threads = int(sys.argv[1]), int(sys.argv[2])
+    stop = threading.Event()
+    clients = [Client(port, stop) for _ in range(threads)]
+    for client in clients:
+        client.start()
+    print("started", flush=True)
+    sys.stdin.read()
+    stop.set()
+    for client in clients:
+        client.join()
+    result = {
+        "answered": sum(client.answered for client in clients),
+        "failures": [failure for client in clients for failure in client.failures],
+        "longest_seconds": round(max(client.longest_seconds for client in clients), 2),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
