@@ -16,6 +16,7 @@ from pathlib import Path
 
 import machine as machines
 import pytest
+import testinfra
 import testinfra.host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,10 +51,9 @@ class Traffic:
 class Machine:
     """A machine under test: a container with systemd, and the server on it."""
 
-    def __init__(self, host: testinfra.host.Host) -> None:
-        self.host = host
-        self.variables = host.ansible.get_variables()
-        self.name = self.variables["inventory_hostname"]
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.host = testinfra.get_host(f"docker://{name}")
         self.port = 5001
 
     @property
@@ -90,6 +90,19 @@ class Machine:
         assert done.status != 0, "site.yml accepted what it should refuse"
         return " ".join(done.output.split())
 
+    def listens_on(self, port: int) -> bool:
+        """Whether anything accepts connections on the TCP port."""
+        return self.host.run(f"python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))'").rc == 0
+
+    def state(self) -> list[str]:
+        """What any change to the installation would show in: the units' starts and every file of ours."""
+        units = self.run(
+            "systemctl show --property Id,ActiveEnterTimestampMonotonic,MainPID mlflow.socket mlflow.service"
+        )
+        folders = "/etc/mlflow /etc/systemd/system /usr/local/sbin /opt/mlflow /opt/mlflow/releases"
+        files = self.run(f"find {folders} -maxdepth 1 ! -name '.build*' -printf '%p %C@ %m %u %g %l\\n'")
+        return [*units.split(), *sorted(files.splitlines())]
+
     def is_healthy(self) -> bool:
         return self.host.run("mlflow-check").rc == 0
 
@@ -105,7 +118,8 @@ class Machine:
         return [pid for pid in self.children(uvicorn) if "spawn_main" in self.command_line(pid)]
 
     def command_line(self, pid: int) -> str:
-        return self.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
+        """A process's words, or nothing where it has ended."""
+        return self.host.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline").stdout
 
     def reboot(self) -> None:
         machines.docker("restart", self.name)
@@ -174,7 +188,7 @@ def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
 @pytest.fixture
 def machine(host: testinfra.host.Host) -> Machine:
     """The machine under test; when a test on it fails, its journal is printed below the failure."""
-    return Machine(host)
+    return Machine(host.backend.host)
 
 
 @pytest.hookimpl(hookwrapper=True)

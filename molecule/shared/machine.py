@@ -29,9 +29,11 @@ REPOSITORY = "mlflow-machine"  # name of our images; the tag says which
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
 CACHE_VOLUME = "mlflow-machine-cache"  # downloaded packages, shared by test machines
 CACHE_FOLDER = "/var/cache/mlflow-machine"
-# What systemd as process 1 wants. --privileged would ask for more than some engines may give.
+# What systemd as process 1 wants, and what root of a real machine can do. --privileged would ask
+# for more than some engines may give.
 RUN_OPTIONS = [
     "--cap-add=SYS_ADMIN",
+    "--cap-add=SYS_PTRACE",
     "--security-opt=seccomp=unconfined",
     "--security-opt=apparmor=unconfined",
     "--cgroupns=private",

@@ -82,8 +82,8 @@ def test_settings_written_by_a_killed_run_are_taken_up_by_the_next(machine):
 def test_new_port_moves_the_socket_and_old_one_is_free(machine):
     machine.converge(mlflow_port=5002)
     assert machine.is_healthy()
-    assert machine.host.socket("tcp://0.0.0.0:5002").is_listening
-    assert not machine.host.socket("tcp://0.0.0.0:5001").is_listening
+    assert machine.listens_on(5002)
+    assert not machine.listens_on(5001)
     machine.converge()
     assert machine.is_healthy()
 
@@ -128,7 +128,7 @@ def test_extra_package_is_installed_beside_the_lock(machine):
 def test_settings_that_do_not_start_leave_the_old_server_serving(machine):
     said = machine.refuses(mlflow_server_options=["--no-such-option"])
     assert "did not pass with the new settings" in said
-    assert "No such option: --no-such-option" in said
+    assert "--no-such-option" in said.partition("What the server said last:")[2]
     assert "The release and the settings that ran before run again." in said
     assert machine.is_healthy()
     assert machine.playbook().changed == 0

@@ -1,0 +1,125 @@
+"""A release is complete or absent: a build that fails or is killed leaves what runs as it was."""
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+from fixtures import ROOT, wait_until
+
+LOCK = ROOT / "roles/mlflow/files/locks/mlflow-3.17.2.txt"
+CACHE = {"UV_CACHE_DIR": "/var/cache/mlflow-machine/uv"}
+# Each of them makes another release necessary, and nothing else.
+EXTRA = {"killed installer": ["tomli-w==1.2.0"], "killed run": ["tomli-w==1.1.0"], "other": ["tomli-w==1.0.0"]}
+
+
+def builds(machine):
+    """Releases on the machine, and what is left of unfinished ones."""
+    return set(machine.run("ls -A /opt/mlflow/releases").split())
+
+
+def test_package_with_a_wrong_hash_is_not_installed(machine, tmp_path):
+    broken = tmp_path / "broken.txt"
+    package = re.compile(r"(?m)^(click==.*\\\n(?:    --hash=sha256:[0-9a-f]+ ?\\?\n)+)")
+    broken.write_text(
+        package.sub(lambda found: re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", found[1]), LOCK.read_text())
+    )
+    before = machine.state(), builds(machine)
+    said = machine.refuses(mlflow_requirements_file=str(broken))
+    assert "does not have the hash that the lock names" in said
+    assert (machine.state(), builds(machine)) == before
+    assert machine.is_healthy()
+
+
+def test_index_out_of_reach_is_said(machine):
+    unreachable = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0"}
+    before = machine.state(), builds(machine)
+    said = machine.refuses(mlflow_install_environment=unreachable, mlflow_extra_packages=EXTRA["other"])
+    assert "the package index can't be reached; set a proxy or mirror in mlflow_install_environment" in said
+    assert (machine.state(), builds(machine)) == before
+    assert machine.is_healthy()
+
+
+def test_disk_that_fills_up_on_the_way_leaves_nothing_behind(machine):
+    machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m tmpfs /srv/small")
+    try:
+        said = machine.refuses(mlflow_install_dir="/srv/small/mlflow", mlflow_disk_required_mb=100)
+        left = machine.run("ls -A /srv/small/mlflow/releases")
+    finally:
+        machine.run("umount /srv/small")
+    assert "the disk is full; free some space" in said
+    assert left == ""
+    assert machine.is_healthy()
+
+
+def running(machine, pattern):
+    """Process ids on the machine whose command line has the text."""
+    found = machine.host.run(f"grep -laF '{pattern}' /proc/[0-9]*/cmdline").stdout
+    return [path.split("/")[2] for path in found.split() if path.split("/")[2] != "self"]
+
+
+def start_playbook(machine, *arguments):
+    """Start site.yml in the background, in a process group of its own."""
+    return subprocess.Popen(
+        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "playbooks/site.yml", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def installer(machine):
+    """Process ids of uv while it installs the packages of the lock."""
+    return running(machine, "/.build/lock.txt")
+
+
+@pytest.mark.parametrize("what", ["killed installer", "killed run"])
+def test_killed_build_leaves_the_server_and_the_next_run_finishes(machine, what):
+    before = machine.state()
+    settings = f'{{"mlflow_extra_packages": {EXTRA[what]}, "mlflow_install_environment": {CACHE}}}'.replace("'", '"')
+    run = start_playbook(machine, "--extra-vars", settings)
+    wait_until(lambda: bool(installer(machine)), 60, "uv installs")
+    if what == "killed run":  # as when the control node loses its power: nobody is left to clean up
+        os.killpg(run.pid, signal.SIGKILL)
+        for pid in running(machine, "mlflow_release"):
+            machine.host.run(f"kill -KILL {pid}")
+    for pid in installer(machine):
+        machine.host.run(f"kill -KILL {pid}")
+    said, _ = run.communicate()
+    assert run.returncode != 0
+    if what == "killed installer":
+        assert "it was stopped by signal 9; run the playbook again" in " ".join(said.split())
+    unchanged = [line for line in before if "/opt/mlflow/releases " not in line]
+    assert [line for line in machine.state() if "/opt/mlflow/releases " not in line] == unchanged
+    assert machine.is_healthy()
+
+    machine.converge(mlflow_extra_packages=EXTRA[what])
+    assert ".build" not in builds(machine)
+    assert machine.run("/opt/mlflow/current/bin/python -c 'import tomli_w; print(1)'") == "1"
+    assert machine.is_healthy()
+
+
+def test_two_runs_at_once_build_one_release(machine):
+    settings = f'{{"mlflow_extra_packages": {EXTRA["other"]}, "mlflow_install_environment": {CACHE}}}'.replace("'", '"')
+    runs = [start_playbook(machine, "--tags", "release", "--extra-vars", settings) for _ in range(2)]
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert ".build" not in builds(machine)
+
+
+def test_other_shipped_lock_installs_and_serves(machine):
+    machine.converge(mlflow_version="3.17.0")
+    assert machine.is_healthy()  # which compares the version that answers
+    machine.converge()
+    assert machine.is_healthy()
+
+
+def test_old_releases_are_pruned_and_the_running_one_stays(machine):
+    machine.converge(mlflow_releases_keep=1)
+    (left,) = builds(machine)
+    assert machine.run("readlink /opt/mlflow/current").endswith(left)
+    assert machine.is_healthy()

@@ -1,0 +1,142 @@
+"""Input that cannot work is refused in one sentence, before anything is touched."""
+
+import subprocess
+from collections.abc import Iterator
+
+import machine as machines
+import pytest
+from fixtures import ROOT, Machine
+
+OLD_LOCK = str(ROOT / "roles/mlflow/files/locks/mlflow-3.16.1.txt")
+
+REFUSED = {
+    "unknown version": ({"mlflow_version": "9.9.9"}, "mlflow_version is 9.9.9, for which the role has no lock"),
+    "no such requirement file": ({"mlflow_requirements_file": "/nowhere.txt"}, "names /nowhere.txt, which is no file"),
+    "lock of another version": ({"mlflow_requirements_file": OLD_LOCK}, "does not pin mlflow==3.17.2"),
+    "port too high": ({"mlflow_port": 70000}, "mlflow_port is 70000; a TCP port is a number from 1 to 65535"),
+    "port is no number": ({"mlflow_port": "web"}, "'mlflow_port' is of type str and we were unable to convert to int"),
+    "host is a name": ({"mlflow_host": "localhost"}, "because localhost is no IP address"),
+    "host of another machine": ({"mlflow_host": "192.0.2.1"}, "because 192.0.2.1 is no address of this machine"),
+    "too many workers": ({"mlflow_workers": 65}, "mlflow_workers is 65; take 1 to 64, or 0"),
+    "no overflow": ({"mlflow_database_pool_overflow": 0}, "mlflow_database_pool_overflow must be at least 1"),
+    "no release kept": ({"mlflow_releases_keep": 0}, "mlflow_releases_keep is 0"),
+    "no time to start": ({"mlflow_start_timeout_seconds": 1}, "mlflow_start_timeout_seconds must be at least 10"),
+    "prefix without slash": (
+        {"mlflow_static_prefix": "mlflow"},
+        "mlflow_static_prefix is mlflow; it begins with a slash",
+    ),
+    "host with scheme": (
+        {"mlflow_allowed_hosts": ["http://a.b"]},
+        "mlflow_allowed_hosts has http://a.b; an entry is a host",
+    ),
+    "text for a list": ({"mlflow_allowed_hosts": "a.b"}, "mlflow_allowed_hosts is text, not a list"),
+    "origin without scheme": (
+        {"mlflow_cors_allowed_origins": ["a.b"]},
+        "mlflow_cors_allowed_origins has a.b; an origin",
+    ),
+    "unknown log format": ({"mlflow_log_format": "xml"}, "value of mlflow_log_format must be one of: json, text"),
+    "option of a setting": (
+        {"mlflow_server_options": ["--port=1"]},
+        "mlflow_server_options has --port; use mlflow_port",
+    ),
+    "variable of a setting": (
+        {"mlflow_environment": {"MLFLOW_PORT": "1"}},
+        "mlflow_environment has MLFLOW_PORT, which",
+    ),
+    "no variable name": ({"mlflow_environment": {"A B": "1"}}, "mlflow_environment has A B; the name of a variable"),
+    "relative folder": ({"mlflow_data_dir": "data"}, "must be absolute paths"),
+    "same folder twice": ({"mlflow_data_dir": "/opt/mlflow"}, "must be three different folders"),
+    "folder that is hidden": ({"mlflow_data_dir": "/home/mlflow"}, "the service can't see /home, /root and /run/user"),
+    "too little memory": ({"mlflow_memory_required_mb": 10**9}, "MiB of memory, MLflow wants 1000000000 MiB"),
+    "no such Python": (
+        {"mlflow_python": "/usr/bin/python9"},
+        "mlflow_python names /usr/bin/python9, which is not there",
+    ),
+    "schema of another version": ({"mlflow_version": "3.16.1"}, "MLflow 3.16.1 wants b7e2c1a4d9f3"),
+}
+
+
+@pytest.mark.parametrize("settings, sentence", REFUSED.values(), ids=REFUSED.keys())
+def test_refused_before_anything_is_touched(machine, settings, sentence):
+    before = machine.state()
+    assert sentence in machine.refuses(**settings)
+    after = machine.state()
+    if "schema" in sentence or settings == {"mlflow_version": "3.16.1"}:  # to ask a release, it must be there
+        after = [line for line in after if "3.16.1-" not in line and "/opt/mlflow/releases " not in line]
+        before = [line for line in before if "/opt/mlflow/releases " not in line]
+    assert after == before
+    assert machine.is_healthy()
+
+
+def test_several_mistakes_are_told_at_once(machine):
+    said = machine.refuses(mlflow_port=70000, mlflow_workers=65)
+    assert "mlflow_port is 70000" in said
+    assert "mlflow_workers is 65" in said
+
+
+def test_port_taken_by_another_program_names_it(machine):
+    machine.run("systemd-run --unit=intruder python3 -m http.server 5055")
+    try:
+        said = machine.refuses(mlflow_port=5055)
+    finally:
+        machine.run("systemctl stop intruder")
+    assert "because port 5055 is taken by python3 (process" in said
+    assert machine.is_healthy()
+
+
+def test_small_disk_is_refused(machine):
+    machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m tmpfs /srv/small")
+    try:
+        said = machine.refuses(mlflow_install_dir="/srv/small/mlflow")
+    finally:
+        machine.run("umount /srv/small")
+    assert "/srv/small/mlflow has 300 MiB free, a release wants 2500 MiB" in said
+    assert machine.is_healthy()
+
+
+def test_account_that_is_not_root_is_refused(machine):
+    said = machine.refuses(ansible_user="nobody", ansible_become=False)
+    assert "MLflow is installed as root: let Ansible become root" in said
+
+
+@pytest.fixture
+def other(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine beside the one under test, of the Debian and with the first process that the test names."""
+    suite, options = request.param
+    name = f"mlflow-failure-{suite}-{'bare' if options else 'systemd'}"
+    machines.remove(name)
+    if options:
+        machines.docker("run", "--detach", "--name", name, machines.image(suite), *options)
+    else:
+        machines.start(name, machines.image(suite))
+    yield Machine(name)
+    machines.remove(name)
+
+
+def provision(name: str) -> str:
+    """What site.yml says over a machine outside the scenario's inventory; it must fail."""
+    done = subprocess.run(
+        [
+            *("ansible-playbook", "--inventory", f"{name},", "playbooks/site.yml"),
+            *("--extra-vars", "ansible_connection=community.docker.docker ansible_user=root target=all"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    return " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize("other", [("bullseye", [])], indirect=True)
+def test_old_python_is_refused_with_the_setting_that_helps(other):
+    said = provision(other.name)
+    assert "needs Python 3.10 or later, and Debian GNU/Linux 11 (bullseye) has 3.9" in said
+    assert "set mlflow_python to its path" in said
+    assert other.host.run("ls /opt/mlflow /etc/mlflow").stdout == ""
+
+
+@pytest.mark.parametrize("other", [("bookworm", ["sleep", "infinity"])], indirect=True)
+def test_machine_without_systemd_is_refused(other):
+    assert "This machine does not run systemd" in provision(other.name)
+    assert other.host.run("ls /opt/mlflow /etc/mlflow").stdout == ""

@@ -1,0 +1,31 @@
+"""Runs a module as Ansible does: as a program that reads its arguments and prints JSON."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MODULES = Path(__file__).resolve().parents[1] / "modules"
+
+
+@pytest.fixture
+def module() -> Callable[..., dict]:
+    """A function that runs the named module with arguments and returns its result."""
+
+    def run(name: str, check: bool = False, **arguments: object) -> dict:
+        given = {"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_check_mode": check, "_ansible_diff": True}}
+        program = f"import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE = 'legacy'; import {name}; {name}.main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": str(MODULES), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    return run

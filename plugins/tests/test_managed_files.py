@@ -1,0 +1,106 @@
+"""managed_files: a set of files in one trip, with a way back."""
+
+import grp
+import os
+import pwd
+import stat
+
+import pytest
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+MINE = grp.getgrgid(os.getegid()).gr_name
+SECRET = "p@ss:w/rd#%?&x"
+
+
+@pytest.fixture
+def write(module, tmp_path):
+    """A function that writes entries below tmp_path and returns the result."""
+
+    def run(*entries, check=False, state="present"):
+        owned = [{**entry, "path": str(tmp_path / entry["path"]), "owner": ME, "group": MINE} for entry in entries]
+        return module("managed_files", check, state=state, entries=owned, rollback_dir=str(tmp_path / "rollback"))
+
+    return run
+
+
+def entry(path="a.conf", content="new\n", mode="0640"):
+    return {"path": path, "content": content, "mode": mode}
+
+
+def test_files_and_folders_are_written_with_their_mode(write, tmp_path):
+    result = write({"path": "folder", "mode": "0750"}, entry("folder/a.conf"))
+    assert result["changed"]
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+    assert (tmp_path / "folder/a.conf").read_text() == "new\n"
+    assert stat.S_IMODE((tmp_path / "folder/a.conf").stat().st_mode) == 0o640
+
+
+def test_second_call_changes_nothing(write):
+    write(entry())
+    assert not write(entry())["changed"]
+
+
+def test_mode_alone_is_a_change(write, tmp_path):
+    write(entry())
+    assert write(entry(mode="0600"))["changed"]
+    assert stat.S_IMODE((tmp_path / "a.conf").stat().st_mode) == 0o600
+
+
+def test_check_mode_tells_and_writes_nothing(write, tmp_path):
+    result = write(entry(), check=True)
+    assert result["changed"]
+    assert result["pending"] == [str(tmp_path / "a.conf")]
+    assert not (tmp_path / "a.conf").exists()
+    assert not (tmp_path / "rollback").exists()
+
+
+def test_diff_shows_what_changes(write):
+    write(entry(content="old\n"))
+    (diff,) = write(entry())["diff"]
+    assert (diff["before"], diff["after"]) == ("old\n", "new\n")
+
+
+def test_secret_shows_nowhere_in_the_result(write):
+    write({"path": "a.env", "secret": f"A={SECRET}-old", "mode": "0600"})
+    result = write({"path": "a.env", "secret": f"A={SECRET}", "mode": "0600"})
+    assert result["changed"]
+    assert SECRET not in str(result)
+
+
+def test_restored_brings_back_content_and_mode_and_removes_what_is_new(write, tmp_path):
+    write(entry(content="old\n", mode="0644"))
+    write(state="settled")
+    write(entry(), entry("b.conf"))
+    assert write(state="restored")["changed"]
+    assert (tmp_path / "a.conf").read_text() == "old\n"
+    assert stat.S_IMODE((tmp_path / "a.conf").stat().st_mode) == 0o644
+    assert not (tmp_path / "b.conf").exists()
+
+
+def test_way_back_leads_past_killed_runs_to_what_was_in_use(write, tmp_path):
+    write(entry(content="in use\n"))
+    write(state="settled")
+    write(entry(content="of a killed run\n"))
+    write(entry(content="of another killed run\n"))
+    write(state="restored")
+    assert (tmp_path / "a.conf").read_text() == "in use\n"
+
+
+def test_settled_forgets_the_way_back(write, tmp_path):
+    write(entry(content="old\n"))
+    write(state="settled")
+    assert not (tmp_path / "rollback").exists()
+    assert write(state="restored")["changed"] is False
+    assert (tmp_path / "a.conf").read_text() == "old\n"
+
+
+def test_rollback_folder_is_for_its_owner_alone(write, tmp_path):
+    write(entry(content="old\n"))
+    write(entry())
+    assert stat.S_IMODE((tmp_path / "rollback").stat().st_mode) == 0o700
+
+
+def test_folder_that_is_missing_is_named(write, tmp_path):
+    result = write(entry("nowhere/a.conf"))
+    assert result["failed"]
+    assert "can't be written" in result["msg"]
