@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 UV_LOCK = ROOT / "roles" / "mlflow" / "files" / "locks" / "uv.txt"
-REPOSITORY = "mlflow-machine"  # name of our images; the tag says which
+REPOSITORY = os.environ.get("MACHINE_IMAGES", "mlflow-machine")  # name of our images; the tag says which
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
 CACHE_VOLUME = "mlflow-machine-cache"  # downloaded packages, shared by test machines
 CACHE_FOLDER = "/var/cache/mlflow-machine"
@@ -148,10 +148,11 @@ def image(suite: str) -> str:
 
     Args:
         suite: Debian's code name, such as ``bookworm``. Where the environment names a
-            ``BASE_IMAGE``, that image is the base instead of one made by mmdebstrap.
+            ``BASE_IMAGE``, such as ``debian:{suite}``, that image is the base instead of one made
+            by mmdebstrap.
     """
     ensure_engine()
-    base = os.environ.get("BASE_IMAGE", "")
+    base = os.environ.get("BASE_IMAGE", "").replace("{suite}", suite)
     cas = local_cas()
     recipe = [suite, base, PACKAGES, sorted(cas), Path(__file__).with_name("Dockerfile").read_text()]
     tag = f"{REPOSITORY}:{suite}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
@@ -171,7 +172,7 @@ def import_base(suite: str) -> str:
         try:
             apt_install(["mmdebstrap", "debian-archive-keyring"], "an image without a container registry")
         except SetupError as error:
-            raise SetupError(f"{error} Or name an image to start from: BASE_IMAGE=debian:12.") from None
+            raise SetupError(f"{error} Or name an image to start from: BASE_IMAGE=debian:bookworm.") from None
     with tempfile.TemporaryDirectory(prefix="mlflow-machine-") as folder:
         tar = f"{folder}/base.tar"
         run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, tar)
