@@ -100,7 +100,8 @@ class Machine:
             "systemctl show --property Id,ActiveEnterTimestampMonotonic,MainPID mlflow.socket mlflow.service"
         )
         folders = "/etc/mlflow /etc/systemd/system /usr/local/sbin /opt/mlflow /opt/mlflow/releases"
-        files = self.run(f"find {folders} -maxdepth 1 ! -name '.build*' -printf '%p %C@ %m %u %g %l\\n'")
+        shown = "-type d -printf '%p %m %u %g\\n' -o -printf '%p %C@ %m %u %g %l\\n'"
+        files = self.run(f"find {folders} -maxdepth 1 ! -name '.build*' \\( {shown} \\)")
         return [*units.split(), *sorted(files.splitlines())]
 
     def is_healthy(self) -> bool:

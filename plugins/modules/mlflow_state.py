@@ -257,17 +257,16 @@ def read_port(host, port, units):
 
     Returns an empty string, or what stands in the way. What MLflow's own socket holds is free to it.
     """
-    if units["mlflow.socket"]["ActiveState"] == "active" and port in socket_ports(units["mlflow.socket"]["Listen"]):
-        return ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.inet_pton(family, host)
     except OSError:
         return "%s is no IP address" % host
+    ours = units["mlflow.socket"]["ActiveState"] == "active" and port in socket_ports(units["mlflow.socket"]["Listen"])
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((host, 0 if ours else port))
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -302,11 +301,10 @@ def port_owner(port):
 
 
 def read_database(path):
-    database = {"exists": bool(path) and os.path.exists(path), "revision": "", "journal_mode": ""}
+    database = {"exists": bool(path) and os.path.exists(path), "revision": ""}
     if database["exists"]:
         try:
             connection = sqlite3.connect("file:%s?mode=ro" % path, uri=True, timeout=10)
-            database["journal_mode"] = connection.execute("PRAGMA journal_mode").fetchone()[0]
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             database["revision"] = row[0] if row else ""
             connection.close()

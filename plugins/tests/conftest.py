@@ -15,9 +15,9 @@ MODULES = Path(__file__).resolve().parents[1] / "modules"
 def module() -> Callable[..., dict]:
     """A function that runs the named module with arguments and returns its result."""
 
-    def run(name: str, check: bool = False, **arguments: object) -> dict:
+    def run(module_name: str, /, check: bool = False, **arguments: object) -> dict:
         given = {"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_check_mode": check, "_ansible_diff": True}}
-        program = f"import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE = 'legacy'; import {name}; {name}.main()"
+        program = f"import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE = 'legacy'; import {module_name}; {module_name}.main()"
         done = subprocess.run(
             [sys.executable, "-c", program],
             input=json.dumps(given),

@@ -6,7 +6,16 @@ import subprocess
 import mlflow as filters
 import pytest
 
-ODD = ["plain", "p@ss:w/rd#%?&x", 'with "quotes" and $HOME and `ls`', "back\\slash\\", " spaces ", "ñ'", "two\nlines", ""]
+ODD = [
+    "plain",
+    "p@ss:w/rd#%?&x",
+    'with "quotes" and $HOME and `ls`',
+    "back\\slash\\",
+    " spaces ",
+    "ñ'",
+    "two\nlines",
+    "",
+]
 
 
 @pytest.mark.parametrize("value", ODD)
@@ -32,7 +41,9 @@ def accepted(patterns, host):
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "[fd00::5]", "mlflow-service", "a.example.com"])
 def test_name_is_accepted_with_and_without_a_port(host):
-    patterns = filters.allowed_hosts(["localhost", "127.0.0.1", "[::1]", "[fd00::5]", "mlflow-service", "*.example.com"])
+    patterns = filters.allowed_hosts(
+        ["localhost", "127.0.0.1", "[::1]", "[fd00::5]", "mlflow-service", "*.example.com"]
+    )
     assert accepted(patterns, host)
     assert accepted(patterns, f"{host}:5001")
 

@@ -3,43 +3,34 @@
 import pytest
 
 
-def state(machine):
-    """What a change would show in: units' start times and every file of ours."""
-    times = machine.run("systemctl show --property ActiveEnterTimestampMonotonic,MainPID mlflow.socket mlflow.service")
-    files = machine.run(
-        "find /etc/mlflow /etc/systemd/system /opt/mlflow/releases -maxdepth 1 -printf '%p %T@ %m %l\\n'"
-    )
-    return times, sorted(files.splitlines())
-
-
 def test_run_without_changes_changes_nothing(machine):
-    before = state(machine)
+    before = machine.state()
     assert machine.playbook().changed == 0
-    assert state(machine) == before
+    assert machine.state() == before
 
 
 def test_check_mode_finds_nothing_to_change(machine):
-    before = state(machine)
+    before = machine.state()
     checked = machine.playbook("--check", "--diff")
     assert checked.status == 0
     assert checked.changed == 0
-    assert state(machine) == before
+    assert machine.state() == before
 
 
 def test_check_mode_tells_of_a_change_and_makes_none(machine):
-    before = state(machine)
+    before = machine.state()
     checked = machine.playbook("--check", "--diff", "-e", "mlflow_workers=3")
     assert checked.status == 0
     assert checked.changed > 0
     assert "p@ss" not in checked.output
-    assert state(machine) == before
+    assert machine.state() == before
 
 
 def test_verify_playbook_changes_nothing(machine):
-    before = state(machine)
+    before = machine.state()
     verified = machine.playbook(playbook="playbooks/verify.yml")
     assert (verified.status, verified.changed) == (0, 0)
-    assert state(machine) == before
+    assert machine.state() == before
 
 
 def test_verify_playbook_says_what_is_wrong(machine):

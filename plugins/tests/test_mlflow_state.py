@@ -1,0 +1,69 @@
+"""mlflow_state: what it reads from the kernel, systemd and SQLite."""
+
+import os
+import socket
+import sqlite3
+
+import mlflow_state as state
+import pytest
+
+NO_UNITS = {"mlflow.socket": {"ActiveState": "inactive", "Listen": ""}}
+
+
+@pytest.fixture
+def taken():
+    """A port that this process listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_free_port_is_free(taken):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    assert state.read_port("127.0.0.1", free, NO_UNITS) == ""
+
+
+def test_taken_port_names_its_owner(taken):
+    said = state.read_port("127.0.0.1", taken, NO_UNITS)
+    assert said.startswith(f"port {taken} is taken by ")
+    assert f"(process {os.getpid()})" in said
+
+
+def test_port_of_our_own_socket_is_free_to_us(taken):
+    units = {"mlflow.socket": {"ActiveState": "active", "Listen": f"127.0.0.1:{taken} (Stream)"}}
+    assert state.read_port("127.0.0.1", taken, units) == ""
+
+
+def test_our_own_socket_does_not_excuse_a_wrong_host(taken):
+    units = {"mlflow.socket": {"ActiveState": "active", "Listen": f"127.0.0.1:{taken} (Stream)"}}
+    assert state.read_port("localhost", taken, units) == "localhost is no IP address"
+    assert state.read_port("192.0.2.1", taken, units) == "192.0.2.1 is no address of this machine"
+
+
+def test_revision_of_a_database_is_read(tmp_path):
+    path = str(tmp_path / "mlflow.db")
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        database.execute("INSERT INTO alembic_version VALUES ('dc11669786a5')")
+    assert state.read_database(path)["revision"] == "dc11669786a5"
+
+
+def test_missing_database_is_no_error(tmp_path):
+    assert state.read_database(str(tmp_path / "mlflow.db")) == {"exists": False, "revision": ""}
+
+
+def test_file_that_is_no_database_is_said(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.write_text("this is no database, and longer than a header of one would be " * 10)
+    assert "not a database" in state.read_database(str(path))["error"]
+
+
+def test_newest_release_is_last(tmp_path):
+    for number, name in enumerate(["b", "a"]):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+        os.utime(tmp_path / "releases" / name, (number, number))
+    (tmp_path / "releases" / ".build").mkdir()
+    assert state.read_releases(str(tmp_path)) == ["b", "a"]
