@@ -30,7 +30,8 @@ class Load:
         path: of a POST request.
         bodies: JSON documents; client n sends the n-th, counting round.
         clients: how many at once.
-        seconds: how long requests are sent. What is under way then is still waited for.
+        ramp: seconds before answers count, in which the clients spread out over the server's work.
+        seconds: how long answers count then. What is under way at the end is still waited for.
         timeout: seconds after which a request counts as failed.
     """
 
@@ -38,6 +39,7 @@ class Load:
     path: str
     bodies: list[str]
     clients: int
+    ramp: float
     seconds: float
     timeout: float
 
@@ -47,12 +49,15 @@ class Result:
     """What came back.
 
     Attributes:
-        per_second: answers of status 200 within the time in which requests were sent, per second.
-        failures: requests without such an answer, by reason.
-        p50_ms, p99_ms: milliseconds from a request to its whole answer; null where there was none.
+        per_second: answers of status 200 in the time in which answers count, per second.
+        answered: answers of status 200, at any time.
+        failures: requests without such an answer, at any time, by reason.
+        p50_ms, p99_ms: milliseconds from a request to its whole answer, of all that were answered
+            with 200 after the ramp; null where none was.
     """
 
     per_second: float
+    answered: int
     failures: dict[str, int]
     p50_ms: float | None
     p99_ms: float | None
@@ -94,13 +99,15 @@ class Clients:
         requests = [http_request(load.path, body) for body in load.bodies]
         self.clients = [Client(requests[number % len(requests)]) for number in range(load.clients)]
         self.unique = time.time_ns() // 1000  # microseconds: 16 digits, like UNIQUE
-        self.in_time = 0
+        self.begin = self.end = 0.0
+        self.answered = self.in_time = 0
         self.milliseconds: list[float] = []
         self.failures: Counter[str] = Counter()
 
     def run(self) -> Result:
         """Send until the time is over, then wait for what is under way."""
-        self.end = time.perf_counter() + self.load.seconds
+        self.begin = time.perf_counter() + self.load.ramp
+        self.end = self.begin + self.load.seconds
         for client in self.clients:
             self.send(client)
         while self.selector.get_map():
@@ -113,6 +120,7 @@ class Clients:
         self.milliseconds.sort()
         return Result(
             per_second=round(self.in_time / self.load.seconds, 1),
+            answered=self.answered,
             failures=dict(self.failures),
             p50_ms=self.percentile(50),
             p99_ms=self.percentile(99),
@@ -155,11 +163,13 @@ class Clients:
             return
         now = time.perf_counter()
         status = client.answer[9:12].decode()
-        if status == "200":
-            self.in_time += now <= self.end
-            self.milliseconds.append((now - client.sent) * 1000)
-        else:
+        if status != "200":
             self.failures[f"status {status}"] += 1
+        else:
+            self.answered += 1
+            if now >= self.begin:
+                self.in_time += now <= self.end
+                self.milliseconds.append((now - client.sent) * 1000)
         self.send(client)
 
     def fail(self, client: Client, reason: str) -> None:

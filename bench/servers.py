@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from machines import Machine, installed_image, started
 
@@ -48,10 +49,10 @@ class Server:
         """MB of PSS of all its processes. Only its own user may look into them everywhere."""
         return self.machine.inside("inside.py", "memory", self.unit, user="mlflow")
 
-    def load(self, path: str, bodies: list[str], clients: int, seconds: float, timeout: float) -> dict:
+    def load(self, path: str, **load: Any) -> dict:
         """Send load to it; see load.py, `Load` and `Result`."""
-        what = {"port": self.port, "path": f"/api/2.0/mlflow/{path}", "bodies": bodies, "clients": clients}
-        return self.machine.inside("load.py", json.dumps({**what, "seconds": seconds, "timeout": timeout}))
+        what = {"port": self.port, "path": f"/api/2.0/mlflow/{path}", **load}
+        return self.machine.inside("load.py", json.dumps(what))
 
 
 @contextmanager

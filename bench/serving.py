@@ -1,6 +1,7 @@
 """Group `serving`: latency for one client, and answers per second for many at once."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from servers import Server, both
 
 LEVELS = [16, 64, 128, 200]
 RUNS = 100
-PAGE = 100  # runs in an answer to runs/search: one page of the UI's table
+PAGE = 20  # runs, or experiments, in an answer to a search
+RAMP_SECONDS = 2.0
 LATENCY_SECONDS = 5.0
 TIMEOUT_SECONDS = 40.0  # the connection pool gives up after 30 s, so that a stall shows as what it is
 SETTLE_SECONDS = 90.0
@@ -49,8 +51,13 @@ class Store:
         }
         return cls(server, bodies)
 
+    def send(self, path: str, clients: int, ramp: float, seconds: float) -> dict:
+        what = {"clients": clients, "ramp": ramp, "seconds": seconds, "timeout": TIMEOUT_SECONDS}
+        return self.server.load(path, bodies=self.bodies[path], **what)
+
     def load(self, path: str, clients: int, seconds: float) -> dict:
-        result = self.server.load(path, self.bodies[path], clients, seconds, TIMEOUT_SECONDS)
+        """Send load and say what came back; see load.py, `Load` and `Result`."""
+        result = self.send(path, clients, RAMP_SECONDS, seconds)
         failed = f", failed: {result['failures']}" if result["failures"] else ""
         rate, p50, p99 = result["per_second"], result["p50_ms"], result["p99_ms"]
         say(f"  {self.server.unit} {path}, {clients} clients: {rate} per s, p50 {p50} ms, p99 {p99} ms{failed}")
@@ -63,16 +70,16 @@ class Store:
         """
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
-            result = self.server.load(EXPERIMENTS_SEARCH, self.bodies[EXPERIMENTS_SEARCH], 8, 1.0, TIMEOUT_SECONDS)
-            if not result["failures"] and result["p99_ms"] < 1000:
+            result = self.send(EXPERIMENTS_SEARCH, clients=8, ramp=0, seconds=1)
+            if not result["failures"] and (result["p99_ms"] or math.inf) < 1000:
                 return
         say(f"  {self.server.unit} does not recover, starting it anew")
         self.server.start_fresh()
 
     def warm(self) -> None:
         """A few requests of each kind, so that no worker meets one for the first time when it counts."""
-        for path, bodies in self.bodies.items():
-            self.server.load(path, bodies, 4, 1.0, TIMEOUT_SECONDS)
+        for path in self.bodies:
+            self.send(path, clients=4, ramp=0, seconds=1)
 
 
 def serving(repeat: int, seconds: float) -> Iterator[Row]:
