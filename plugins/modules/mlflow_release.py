@@ -78,6 +78,7 @@ seconds:
 """
 
 import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -159,6 +160,9 @@ class Builder:
             self.run("making room for uv", [self.wanted["python"], "-m", "venv", building])
             self.run("installing uv", [*pip, "install", "--require-hashes", "--no-deps", "-r", requirements])
             os.rename(building, home)
+            for other in glob.glob(os.path.join(self.wanted["install_dir"], "uv-*")):
+                if other != home:
+                    shutil.rmtree(other, ignore_errors=True)
         return os.path.join(home, "bin", "uv")
 
     def install(self):
@@ -189,7 +193,6 @@ class Builder:
 
     def build(self):
         shutil.rmtree(self.folder, ignore_errors=True)  # what a killed run left
-        os.umask(0o022)
         os.makedirs(self.folder)
         try:
             self.add_service(self.install())
@@ -221,7 +224,8 @@ def main():
         module.exit_json(changed=False, path=builder.release)
     if module.check_mode:
         module.exit_json(changed=True, path=builder.release)
-    os.makedirs(builder.releases, mode=0o755, exist_ok=True)
+    os.umask(0o022)  # the service's account reads it all, whatever root's own umask is
+    os.makedirs(builder.releases, exist_ok=True)
     with open(os.path.join(module.params["install_dir"], ".build.lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         changed = not os.path.isdir(builder.release)

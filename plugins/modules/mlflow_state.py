@@ -54,6 +54,11 @@ options:
     description: Path of the SQLite database. Empty where there is none.
     type: str
     default: ""
+  expected_files:
+    description: Paths of files that ought to be on the machine.
+    type: list
+    elements: path
+    default: []
 author: The authors of this repository
 """
 
@@ -108,6 +113,11 @@ port:
   description: What keeps the socket from listening on host and port, or the empty string.
   returned: always
   type: str
+missing:
+  description: Those of I(expected_files) that are not there.
+  returned: always
+  type: list
+  elements: str
 database:
   description: Whether the SQLite file exists and its schema revision.
   returned: always
@@ -326,6 +336,7 @@ def main():
             "port": {"type": "int", "required": True},
             "rollback_dir": {"type": "path", "required": True},
             "database": {"type": "str", "default": ""},
+            "expected_files": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -346,6 +357,7 @@ def main():
         port=read_port(wanted["host"], wanted["port"], units),
         pending=sorted(json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")),
         database=read_database(wanted["database"]),
+        missing=[path for path in wanted["expected_files"] if not os.path.isfile(path)],
     )
 
 

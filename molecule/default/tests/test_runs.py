@@ -26,6 +26,14 @@ def test_check_mode_tells_of_a_change_and_makes_none(machine):
     assert machine.state() == before
 
 
+def test_no_verbosity_shows_a_secret(machine):
+    said = machine.playbook("-vvv", "--diff", "-e", '{"mlflow_environment": {"PROMISE_SECRET": "another p@ss:w/rd"}}')
+    assert said.status == 0
+    assert said.changed > 0
+    assert "p@ss" not in said.output
+    machine.converge()
+
+
 def test_verify_playbook_changes_nothing(machine):
     before = machine.state()
     verified = machine.playbook(playbook="playbooks/verify.yml")
@@ -110,8 +118,10 @@ def test_extra_option_reaches_mlflow_server(machine):
     machine.converge()
 
 
-def test_extra_package_is_installed_beside_the_lock(machine):
-    machine.converge(mlflow_extra_packages=["tomli-w==1.2.0"])
+def test_extra_package_is_installed_beside_the_lock_and_own_ca_is_trusted(machine):
+    bundle = "/etc/ssl/certs/ca-certificates.crt"
+    machine.converge(mlflow_extra_packages=["tomli-w==1.2.0"], mlflow_ca_bundle=bundle)
+    assert f"REQUESTS_CA_BUNDLE={bundle}" in machine.run(f"tr '\\0' '\\n' < /proc/{machine.main_pid()}/environ")
     assert machine.run("/opt/mlflow/current/bin/python -c 'import tomli_w, mlflow_service; print(1)'") == "1"
     machine.converge()
 

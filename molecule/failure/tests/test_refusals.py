@@ -52,6 +52,10 @@ REFUSED = {
         {"mlflow_python": "/usr/bin/python9"},
         "mlflow_python names /usr/bin/python9, which is not there",
     ),
+    "no such CA bundle": (
+        {"mlflow_ca_bundle": "/no.pem"},
+        "mlflow_ca_bundle names /no.pem, which is no file on the machine",
+    ),
     "schema of another version": ({"mlflow_version": "3.16.1"}, "MLflow 3.16.1 wants b7e2c1a4d9f3"),
 }
 
