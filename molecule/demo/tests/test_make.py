@@ -21,12 +21,12 @@ def changed(output):
     return int(re.search(r"changed=(\d+)", output)[1])
 
 
-def test_server_answers_on_the_published_port():
+def test_server_answers_on_the_published_port(machine):
     with urllib.request.urlopen(f"{URL}/health", timeout=30) as answer:
         assert answer.read() == b"OK"
 
 
-def test_second_up_changes_nothing_and_says_what_a_person_needs():
+def test_second_up_changes_nothing_and_says_what_a_person_needs(machine):
     said = make("up")
     assert changed(said) == 0
     assert f"export MLFLOW_TRACKING_URI={URL}" in said
@@ -41,15 +41,17 @@ def test_up_passes_settings_on(machine):
     assert len(machine.workers()) == 3
 
 
-def test_logs_shows_the_servers_lines():
+def test_logs_shows_the_servers_lines(machine):
     following = subprocess.Popen(["make", "logs"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    lines = [following.stdout.readline() for _ in range(3)]
-    following.terminate()
-    following.wait()
-    assert any(line.startswith("{") and "message" in json.loads(line) for line in lines)
+    try:
+        line = next(line for line in following.stdout if line.startswith("{"))
+    finally:
+        following.terminate()
+        following.wait()
+    assert json.loads(line)["logger"]
 
 
-def test_another_machine_on_a_taken_port_is_refused_in_a_sentence():
+def test_another_machine_on_a_taken_port_is_refused_in_a_sentence(machine):
     done = subprocess.run(["make", "up", "MACHINE=mlflow-demo-2"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert f"Port {os.environ['PORT']} on 127.0.0.1 is taken" in done.stderr
