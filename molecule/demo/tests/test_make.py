@@ -52,10 +52,14 @@ def test_logs_shows_the_servers_lines(machine):
 
 
 def test_another_machine_on_a_taken_port_is_refused_in_a_sentence(machine):
-    done = subprocess.run(["make", "up", "MACHINE=mlflow-demo-2"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert f"Port {os.environ['PORT']} on 127.0.0.1 is taken" in done.stderr
-    assert machines.run("docker", "inspect", "mlflow-demo-2", check=False).returncode != 0
+    other = f"{machine.name}-2"
+    try:
+        done = subprocess.run(["make", "up", f"MACHINE={other}"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert f"Port {os.environ['PORT']} on 127.0.0.1 is taken" in done.stderr
+        assert machines.run("docker", "inspect", other, check=False).returncode != 0
+    finally:
+        machines.remove(other)
 
 
 def test_down_removes_the_machine_and_its_images(machine):
