@@ -12,7 +12,7 @@ URL = f"http://127.0.0.1:{os.environ['PORT']}"
 
 
 def make(*arguments):
-    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["make", "--no-print-directory", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
