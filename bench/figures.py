@@ -52,8 +52,8 @@ def at_most(ratio: float, of: str) -> Target:
 
 
 def at_least(ratio: float, of: str) -> Target:
-    """Ours is at least so many times the reference. Beside a reference of 0 anything is."""
-    return Target(f"≥ {ratio:g} × {of}", lambda row: row.ratio is None or row.ratio >= ratio)
+    """Ours is at least so many times the reference, and more than nothing."""
+    return Target(f"≥ {ratio:g} × {of}", lambda row: 0 < row.ours >= ratio * (row.reference or 0))
 
 
 def no_more_than(limit: float, unit: str = "") -> Target:
