@@ -71,10 +71,13 @@ def test_prefix_is_part_of_every_warm_up_path(runtime_folder):
 def request(service, path="/api/2.0/mlflow/runs/search"):
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"token=secret", "client": ("10.1.2.3", 5)}
 
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
     async def send(message):
         pass
 
-    asyncio.run(service(scope, None, send))
+    asyncio.run(service(scope, receive, send))
 
 
 def test_each_request_is_logged_without_its_query(caplog):
@@ -94,6 +97,74 @@ def test_request_that_raises_is_logged_as_server_error(caplog):
     with caplog.at_level(logging.INFO, "mlflow_service.request"), pytest.raises(ValueError, match="broken"):
         request(Service(broken))
     assert caplog.records[0].status == 500
+
+
+def at_once(path, service_prefix=""):
+    """How many of ten requests to the path an application saw at once, with turns for two."""
+    running, most = 0, 0
+
+    async def app(scope, receive, send):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        assert (await receive())["body"] == b"{}"
+        running -= 1
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message):
+        pass
+
+    async def ten(service):
+        scope = {"type": "http", "method": "POST", "path": service_prefix + path}
+        await asyncio.gather(*(service(scope, receive, send) for _ in range(10)))
+
+    asyncio.run(ten(Service(app, prefix=service_prefix, database_requests=2)))
+    return most
+
+
+@pytest.mark.parametrize("prefix", ["", "/tracking"])
+@pytest.mark.parametrize("path", ["/api/2.0/mlflow/runs/log-batch", "/ajax-api/3.0/mlflow/traces/search"])
+def test_requests_to_the_database_take_turns(path, prefix):
+    assert at_once(path, prefix) == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow-artifacts/artifacts/a",
+        "/get-artifact",
+        "/ajax-api/2.0/mlflow/gateway-proxy",
+        "/gateway/x/mlflow/invocations",
+        "/health",
+    ],
+)
+def test_artifacts_and_calls_to_others_take_no_turns(path):
+    assert at_once(path) == 10
+
+
+def test_client_that_reads_slowly_keeps_no_turn():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def two(service):
+        reading = asyncio.Event()
+        scope = {"type": "http", "method": "GET", "path": "/api/2.0/mlflow/runs/get"}
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def slow(message):
+            await reading.wait()
+
+        async def quick(message):
+            reading.set()
+
+        await asyncio.wait_for(asyncio.gather(service(scope, receive, slow), service(scope, receive, quick)), 10)
+
+    asyncio.run(two(Service(app, database_requests=1)))
 
 
 def test_systemd_hears_of_readiness_once_all_workers_are(runtime_folder, monkeypatch, tmp_path):

@@ -63,3 +63,23 @@ with concurrent.futures.ThreadPoolExecutor({BURST}) as clients:
 """
     machine.run("systemctl stop mlflow.service")  # the first of the clients starts it again
     assert json.loads(machine.host.check_output("python3 -c %s", burst)) == [200] * BURST
+
+
+def test_stopped_server_is_started_by_the_next_run(machine):
+    machine.run("systemctl stop mlflow.socket mlflow.service")
+    machine.converge()
+    assert machine.is_healthy()
+
+
+def test_readers_of_the_store_do_not_wait_for_its_writer(machine):
+    """SQLite's WAL mode: a transaction that writes stays open, and a search is answered all the same."""
+    code = """
+import http.client, sqlite3
+writer = sqlite3.connect("/var/lib/mlflow/mlflow.db", isolation_level=None)
+writer.execute("BEGIN EXCLUSIVE")
+client = http.client.HTTPConnection("127.0.0.1", 5001, timeout=20)
+client.request("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["0"]}', {"Content-Type": "application/json"})
+print(client.getresponse().status)
+writer.execute("ROLLBACK")
+"""
+    assert machine.host.check_output("python3 -c %s", code) == "200"

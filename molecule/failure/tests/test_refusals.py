@@ -19,6 +19,7 @@ REFUSED = {
     "host of another machine": ({"mlflow_host": "192.0.2.1"}, "because 192.0.2.1 is no address of this machine"),
     "too many workers": ({"mlflow_workers": 65}, "mlflow_workers is 65; take 1 to 64, or 0"),
     "no overflow": ({"mlflow_database_pool_overflow": 0}, "mlflow_database_pool_overflow must be at least 1"),
+    "too many at once": ({"mlflow_database_requests": 41}, "mlflow_database_requests is 41; take 1 to 40"),
     "no release kept": ({"mlflow_releases_keep": 0}, "mlflow_releases_keep is 0"),
     "no time to start": ({"mlflow_start_timeout_seconds": 1}, "mlflow_start_timeout_seconds must be at least 10"),
     "prefix without slash": (
