@@ -46,17 +46,18 @@ def main() -> int:
 
     rows: list[Row] = []
     failures: list[str] = []
-    for name in arguments.only or names:
-        try:
-            for row in groups[name]():
-                rows.append(row)
-        except (NotMeasured, SetupError, OSError, ValueError) as error:
-            say(f"{name}: not measured")
-            failures.append(f"{name} could not be measured, or not in full: {error}")
-    if rows:
+    try:
+        for name in arguments.only or names:
+            try:
+                for row in groups[name]():
+                    rows.append(row)
+            except (NotMeasured, SetupError, OSError, ValueError) as error:
+                say(f"{name}: not measured")
+                failures.append(f"{name} could not be measured, or not in full: {error}")
+    finally:  # what was measured is said, even when the bench is ended half-way
         print(table(rows))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps([row.as_json() for row in rows], indent=2, ensure_ascii=False) + "\n")
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps([row.as_json() for row in rows], indent=2, ensure_ascii=False) + "\n")
     for failure in failures:
         print(f"\n{failure}", file=sys.stderr)
     return 1 if failures else 0
