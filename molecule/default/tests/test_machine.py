@@ -72,7 +72,10 @@ def test_every_log_line_is_json(machine):
 
 
 def log_lines(machine):
-    return machine.run("journalctl --identifier=mlflow --output=cat --no-pager").splitlines()
+    """What the server has logged since it was started last."""
+    start = machine.run("systemctl show --property InvocationID --value mlflow.service")
+    journal = f"journalctl --identifier=mlflow _SYSTEMD_INVOCATION_ID={start}"
+    return machine.run(f"{journal} --output=cat --no-pager").splitlines()
 
 
 def test_admin_command_works_on_the_services_store(machine):
