@@ -29,6 +29,31 @@ def test_restarts_and_a_changed_setting_refuse_no_client(machine):
     machine.converge()
 
 
+def test_request_that_a_stop_crosses_is_answered(machine):
+    """Connections that are open and idle when the server is told to stop get one more answer."""
+    crossing = """
+import http.client, json, os, signal, sys, time
+clients = [http.client.HTTPConnection("127.0.0.1", 5001, timeout=120) for _ in range(20)]
+def version(client):
+    client.request("GET", "/version")
+    answer = client.getresponse()
+    answer.read()
+    return answer.status
+first = [version(client) for client in clients]
+os.kill(int(sys.argv[1]), signal.SIGTERM)
+second = []
+for client in clients:
+    time.sleep(0.02)  # the signal takes a while from process to process; these are spread over it
+    second.append(version(client))
+print(json.dumps([first, second]))
+"""
+    pid = machine.main_pid()
+    answers = machine.host.check_output("python3 -c %s %s", crossing, str(pid))
+    assert json.loads(answers) == [[200] * 20, [200] * 20]
+    wait_until(lambda: machine.main_pid() not in (0, pid), 60, "systemd has started another one")
+    assert machine.is_healthy()
+
+
 def runs(machine):
     """Runs that the clients have created so far."""
     query = "SELECT count(*) FROM runs WHERE name = 'traffic'"
