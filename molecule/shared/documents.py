@@ -21,6 +21,12 @@ def markdown(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+def plain(option: str, default: object) -> object:
+    """A default without the lookup before it, as in ``{{ __mlflow_dotenv.mlflow_port | default(5001) }}``."""
+    found = re.fullmatch(r"\{\{ __\w+_dotenv\." + option + r" \| default\((.*)\) \}\}", str(default))
+    return yaml.safe_load(found[1]) if found else default
+
+
 def value(default: object) -> str:
     """A default as one would write it in YAML."""
     shown = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
@@ -68,7 +74,8 @@ def main(check: bool) -> int:
     problems = []
     for role in sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml")):
         specification = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())
-        defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+        written = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+        defaults = {option: plain(option, default) for option, default in written.items()}
         problems += differences(role.name, specification, defaults)
         if problems:
             continue

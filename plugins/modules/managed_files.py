@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: managed_files
 short_description: Write a set of folders and files in one trip, with a way back
 description:
-  - Creates folders and writes files, each atomically, with owner, group and mode.
+  - Creates folders, writes, copies and removes files, each atomically, with owner, group and mode.
   - What a run replaces is kept in I(rollback_dir) until it is settled, and so is the knowledge that
     it has not been taken up yet, even when the run is killed half-way.
   - A file's secret content is never shown, neither in a diff nor in the output.
@@ -36,12 +36,20 @@ options:
         description: Absolute path.
         type: path
         required: true
+      state:
+        description: C(absent) removes the file; C(present) makes it, or the folder where it has no content.
+        type: str
+        choices: [present, absent]
+        default: present
       content:
-        description: Text of the file. Neither this nor I(secret) makes it a folder.
+        description: Text of the file.
         type: str
       secret:
         description: Text of the file where it holds secrets.
         type: str
+      copy_of:
+        description: Path of a file on the machine to take the content from, which counts as secret.
+        type: path
       owner:
         description: Owner's name.
         type: str
@@ -131,9 +139,7 @@ class Rollback:
 def copy(source, target):
     """Copy a file with owner, group and mode, visible only when complete."""
     information = os.stat(source)
-    with open(source, "rb") as file:
-        content = file.read()
-    write(target, content, information.st_uid, information.st_gid, information.st_mode & 0o7777)
+    write(target, read(source), information.st_uid, information.st_gid, information.st_mode & 0o7777)
 
 
 def write(path, content, uid, gid, mode):
@@ -166,41 +172,68 @@ def attributes(path):
     return information.st_uid, information.st_gid, information.st_mode & 0o7777
 
 
-def difference(entry, before, header):
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def wanted_content(entry):
+    """The bytes that a file should hold; None for a folder."""
+    for kind in ("content", "secret"):
+        if entry[kind] is not None:
+            return entry[kind].encode("utf-8")
+    return read(entry["copy_of"]) if entry["copy_of"] else None
+
+
+def difference(entry, before, after):
     """One entry of Ansible's diff; of a secret file only that it differs."""
-    if entry["secret"] is not None:
+    header = entry["path"]
+    if entry["secret"] is not None or entry["copy_of"]:
         return {"prepared": "%s: its content is secret and has changed\n" % header}
-    after = entry["content"] if entry["content"] is not None else "(folder)\n"
     return {"before_header": header, "after_header": header, "before": before, "after": after}
+
+
+def apply_folder(module, entry):
+    path, wanted = entry["path"], wanted_attributes(entry)
+    exists = os.path.exists(path)
+    if exists and attributes(path) == wanted:
+        return None
+    if not module.check_mode:
+        os.makedirs(path, exist_ok=True)
+        os.chown(path, *wanted[:2])
+        os.chmod(path, wanted[2])
+    return difference(entry, "(folder, other owner or mode)\n" if exists else "", "(folder)\n")
+
+
+def apply_removal(module, entry, rollback):
+    path = entry["path"]
+    if not os.path.exists(path):
+        return None
+    if not module.check_mode:
+        rollback.keep(path)
+        os.unlink(path)
+    else:
+        rollback.files.setdefault(path, {})
+    return {"prepared": "%s: removed\n" % path}
 
 
 def apply(module, entry, rollback):
     """Bring one folder or file into its state; returns its diff, or None where it was right."""
-    path = entry["path"]
-    wanted = wanted_attributes(entry)
-    text = entry["secret"] if entry["secret"] is not None else entry["content"]
-    exists = os.path.exists(path)
-    if text is None:
-        if exists and attributes(path) == wanted:
-            return None
-        if not module.check_mode:
-            os.makedirs(path, exist_ok=True)
-            os.chown(path, *wanted[:2])
-            os.chmod(path, wanted[2])
-        return difference(entry, "(folder, other owner or mode)\n" if exists else "", path)
-    before = b""
-    if exists:
-        with open(path, "rb") as file:
-            before = file.read()
-    content = text.encode("utf-8")
-    if exists and before == content and attributes(path) == wanted:
+    if entry["state"] == "absent":
+        return apply_removal(module, entry, rollback)
+    content = wanted_content(entry)
+    if content is None:
+        return apply_folder(module, entry)
+    path, wanted = entry["path"], wanted_attributes(entry)
+    before = read(path) if os.path.exists(path) else None
+    if before == content and attributes(path) == wanted:
         return None
     if not module.check_mode:
         rollback.keep(path)
         write(path, content, *wanted)
     else:
         rollback.files.setdefault(path, {})
-    return difference(entry, before.decode("utf-8", "replace"), path)
+    return difference(entry, (before or b"").decode("utf-8", "replace"), content.decode("utf-8", "replace"))
 
 
 def main():
@@ -214,13 +247,15 @@ def main():
                 "default": [],
                 "options": {
                     "path": {"type": "path", "required": True},
+                    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
                     "content": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
+                    "copy_of": {"type": "path"},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "str", "required": True},
                 },
-                "mutually_exclusive": [["content", "secret"]],
+                "mutually_exclusive": [["content", "secret", "copy_of"]],
             },
         },
         supports_check_mode=True,
@@ -239,7 +274,7 @@ def main():
                     rollback.restore()
                 rollback.settle()
     except OSError as error:
-        module.fail_json(msg="%s can't be written: %s." % (error.filename or "A file", error.strerror))
+        module.fail_json(msg="%s can't be read or written: %s." % (error.filename or "A file", error.strerror))
     module.exit_json(pending=sorted(rollback.files), **result)
 
 

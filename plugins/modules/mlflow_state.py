@@ -50,10 +50,18 @@ options:
     description: Folder where C(managed_files) keeps what it replaced.
     type: path
     required: true
-  database:
-    description: Path of the SQLite database. Empty where there is none.
-    type: str
-    default: ""
+  settings:
+    description: Path of the server's settings file.
+    type: path
+    required: true
+  previous_settings:
+    description: Path of the settings of a store whose rows the server takes over at its next start.
+    type: path
+    required: true
+  data_dir:
+    description: Home of the service, with the SQLite database C(mlflow.db).
+    type: path
+    required: true
   expected_files:
     description: Paths of files that ought to be on the machine.
     type: list
@@ -71,6 +79,9 @@ EXAMPLES = r"""
     host: 127.0.0.1
     port: 5001
     rollback_dir: /etc/mlflow/rollback
+    settings: /etc/mlflow/mlflow.env
+    previous_settings: /etc/mlflow/previous.env
+    data_dir: /var/lib/mlflow
   register: state
 """
 
@@ -122,6 +133,12 @@ database:
   description: Whether the SQLite file exists and its schema revision.
   returned: always
   type: dict
+store:
+  description: >-
+    C(name) of the backend store that is in use, without secrets, empty where there is none yet; and
+    C(settings), the file that has the settings for it.
+  returned: always
+  type: dict
 """
 
 import errno
@@ -142,6 +159,7 @@ UNITS = ("mlflow.socket", "mlflow.service")
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Listen")
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 MIB = 1024 * 1024
+STORE = "MLFLOW_SERVICE_STORE"  # the variable that names the store; the role sets it
 PYTHON_PROBE = """
 import importlib.util, json, os, sys, sysconfig
 print(json.dumps({
@@ -323,6 +341,36 @@ def read_database(path):
     return database
 
 
+def variable(name, text):
+    """The value of a variable that needs no escape, in a settings file or a process's environment."""
+    found = re.search(r'(?:^|\n|\0)%s="?([^"\n\0]*)' % name, text)
+    return found[1] if found else ""
+
+
+def read_store(wanted, units, pending):
+    """The backend store that is in use: that of the running server, or else of the settings last in use.
+
+    While a server takes over the rows of another store, that other one is still the one in use.
+    """
+    files = [wanted["settings"]]
+    if wanted["settings"] in pending:
+        files.insert(0, pending[wanted["settings"]].get("copy", ""))
+    running = variable(STORE, read("/proc/%s/environ" % units["mlflow.service"]["MainPID"]))
+    previous = wanted["previous_settings"]
+    if os.path.exists(previous) and not taken_over(previous, wanted["data_dir"]):
+        running, files = "", [previous]
+    database = os.path.join(wanted["data_dir"], "mlflow.db")
+    name = running or next((variable(STORE, read(path)) for path in files if os.path.exists(path)), "")
+    name = name or ("sqlite:///" + database if os.path.exists(database) else "")
+    settings = next((path for path in files if variable(STORE, read(path)) == name), wanted["settings"])
+    return {"name": name, "settings": settings}
+
+
+def taken_over(previous, data_dir):
+    """Whether the server has finished with these settings of a previous store; see mlflow_service/takeover.py."""
+    return read(os.path.join(data_dir, ".taken-over")) == str(os.stat(previous).st_mtime_ns)
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -335,7 +383,9 @@ def main():
             "host": {"type": "str", "required": True},
             "port": {"type": "int", "required": True},
             "rollback_dir": {"type": "path", "required": True},
-            "database": {"type": "str", "default": ""},
+            "settings": {"type": "path", "required": True},
+            "previous_settings": {"type": "path", "required": True},
+            "data_dir": {"type": "path", "required": True},
             "expected_files": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
@@ -345,6 +395,7 @@ def main():
         module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true).")
     system = read_system(module, wanted["install_dir"])
     units = read_units(module) if system["systemd"] else {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS}
+    pending = json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")
     module.exit_json(
         changed=False,
         system=system,
@@ -355,8 +406,9 @@ def main():
         units=units,
         running=read_running(units, wanted["install_dir"]),
         port=read_port(wanted["host"], wanted["port"], units),
-        pending=sorted(json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")),
-        database=read_database(wanted["database"]),
+        pending=sorted(pending),
+        database=read_database(os.path.join(wanted["data_dir"], "mlflow.db")),
+        store=read_store(wanted, units, pending),
         missing=[path for path in wanted["expected_files"] if not os.path.isfile(path)],
     )
 

@@ -103,4 +103,29 @@ def test_rollback_folder_is_for_its_owner_alone(write, tmp_path):
 def test_folder_that_is_missing_is_named(write, tmp_path):
     result = write(entry("nowhere/a.conf"))
     assert result["failed"]
-    assert "can't be written" in result["msg"]
+    assert "can't be read or written" in result["msg"]
+
+
+def test_removed_file_comes_back_with_the_others(write, tmp_path):
+    write(entry("key.json"))
+    write(state="settled")
+    assert write({"path": "key.json", "mode": "0640", "state": "absent"})["pending"] == [str(tmp_path / "key.json")]
+    assert not (tmp_path / "key.json").exists()
+    assert not write({"path": "key.json", "mode": "0640", "state": "absent"})["changed"]
+    write(state="restored")
+    assert (tmp_path / "key.json").read_text() == "new\n"
+
+
+def test_copy_is_made_before_the_next_entry_replaces_its_source_and_never_shown(write, tmp_path):
+    write({"path": "a.conf", "secret": f"old {SECRET}", "mode": "0640"})
+    copied = write(
+        {"path": "b.conf", "copy_of": str(tmp_path / "a.conf"), "mode": "0600"},
+        {"path": "a.conf", "secret": f"new {SECRET}", "mode": "0640"},
+    )
+    assert (tmp_path / "b.conf").read_text() == f"old {SECRET}"
+    assert SECRET not in str(copied)
+
+
+def test_copy_of_a_file_that_is_not_there_is_refused(write, tmp_path):
+    said = write({"path": "b.conf", "copy_of": str(tmp_path / "a.conf"), "mode": "0600"})
+    assert said["msg"] == f"{tmp_path}/a.conf can't be read or written: No such file or directory."
