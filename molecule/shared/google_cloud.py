@@ -7,10 +7,17 @@
     key = google.service_account("mlflow")
     google.remove()
 
+A scenario's playbooks start and remove it by the machine's name, and its tests go on with it:
+
+    python molecule/shared/google_cloud.py up mlflow-gcs --bucket mlflow-artifacts
+    python molecule/shared/google_cloud.py down mlflow-gcs     # the machine as well
+    google = beside("mlflow-gcs")
+
 The lock of its packages is made in google/ by ``uv pip compile --universal --generate-hashes
 --no-header --no-annotate --python-version 3.11 requirements.in -o requirements.txt``.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -39,6 +46,7 @@ ALIASES = [
 ]
 METADATA_ADDRESS = "169.254.169.254"  # Google's libraries ask this address, not the name, whether this is a VM
 OBJECT_USER = ("create", "get", "delete", "list", "update")  # what roles/storage.objectUser allows
+CA_BUNDLE = "/etc/ssl/certs/with-google.pem"  # on a machine: what it trusted before, and this Google
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 
@@ -122,6 +130,11 @@ class Google:
         address = f"169.254.{host // 256 % 160 + 1}.{host % 254 + 1}"
         machines.docker("network", "connect", "--link-local-ip", address, network, machine)
 
+    def trust(self, machine: str) -> None:
+        """Write CA_BUNDLE on a machine."""
+        write = f"cat {machines.CA_BUNDLES[0]} - > {CA_BUNDLE}"
+        machines.docker("exec", "--interactive", machine, "sh", "-c", write, input=self.ca())
+
     def ca(self) -> str:
         """PEM of the CA that signed its certificates; the machine has to trust it."""
         return self._ask("ca")
@@ -182,3 +195,47 @@ class Google:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{address}/{method}", json.dumps(arguments).encode(), timeout=30) as answer:
             return json.load(answer)
+
+
+def beside(machine: str) -> Google:
+    """The Google of a machine: container and network have names of their own for each machine."""
+    return Google(f"{machine}-google")
+
+
+def up(machine: str, buckets: list[str]) -> None:
+    """Start the Google of a machine, which is then one of its virtual machines and trusts it."""
+    google = beside(machine)
+    google.start(f"{machine}-network")
+    google.join(machine)
+    google.trust(machine)
+    google.vm()
+    for bucket in buckets:
+        google.bucket(bucket)
+
+
+def down(machine: str) -> None:
+    """Remove a machine, its Google and their network."""
+    machines.remove(machine)
+    beside(machine).remove()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("up", "down"):
+        commands.add_parser(name).add_argument("machine")
+    commands.choices["up"].add_argument("--bucket", action="append", default=[])
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "up":
+            up(arguments.machine, arguments.bucket)
+        else:
+            down(arguments.machine)
+    except machines.SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

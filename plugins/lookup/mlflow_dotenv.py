@@ -63,6 +63,7 @@ _raw:
       elements: str
 """
 
+NAME = re.compile(r"[A-Za-z_][\w.-]*")  # anything else is a line of a secret without its quotes
 REFERENCE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>\w+)(?::?-(?P<default>[^}]*))?\})")
 
 # What needs no more than another name.
@@ -145,7 +146,7 @@ def parse(text: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text.removeprefix("\ufeff"))):
         line = binding.original.line + re.match(r"\s*", binding.original.string)[0].count("\n")
-        if binding.error:
+        if binding.error or not NAME.fullmatch(binding.key or "A"):
             raise ValueError(f"line {line} is not NAME=value, or a quote in it is not closed")
         if binding.key is None:
             continue

@@ -76,7 +76,8 @@ def test_whole_file_of_the_old_service(read):
         POSTGRES_PASSWORD='p$a${s}s#w"d'
         GCP_PROJECT=project-1
         COMPOSE_PROJECT_NAME=mlflow
-        A_FLAG
+        ANOTHER=1
+        WITHOUT_A_VALUE
         """
     ) == {
         "settings": {
@@ -93,7 +94,7 @@ def test_whole_file_of_the_old_service(read):
             "mlflow_postgres_password": 'p$a${s}s#w"d',
             "mlflow_gcp_project": "project-1",
         },
-        "unknown": ["A_FLAG", "COMPOSE_PROJECT_NAME"],
+        "unknown": ["ANOTHER", "COMPOSE_PROJECT_NAME"],
     }
 
 
@@ -216,10 +217,10 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "written",
-    [KEY.replace("\n", "\\n"), '"%s"' % KEY.replace("\n", "\\n"), "'%s'" % KEY.replace("\n", "\\n"), f'"{KEY}"'],
-)
+ONE_LINE = KEY.replace("\n", "\\n")
+
+
+@pytest.mark.parametrize("written", [ONE_LINE, f'"{ONE_LINE}"', f"'{ONE_LINE}'", f'"{KEY}"'])
 def test_fields_of_a_key_win_over_its_file(settings, written):
     lines = [f"GOOGLE_APPLICATION_CREDENTIALS_{name}={value}" for name, value in FIELDS.items()]
     lines += ["GOOGLE_APPLICATION_CREDENTIALS=/app/key.json", f"GOOGLE_APPLICATION_CREDENTIALS_PRIVATE_KEY={written}"]
@@ -278,13 +279,18 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_folder_is_no_file(tmp_path):
-    with pytest.raises(AnsibleLookupError, match="There is no .env file"):
+    with pytest.raises(AnsibleLookupError, match="can't be read"):
         look_up(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [("A=1\n\n  geheim geheim\nB=2\n", 3), ("A=1\nPOSTGRES_PASSWORD='geheim\nB=2\n", 2), ('A=1\r\nB="geheim\r\n', 2)],
+    [
+        ("A=1\n\n  geheim geheim\nB=2\n", 3),
+        ("A=1\nPOSTGRES_PASSWORD='geheim\nB=2\n", 2),
+        ('A=1\r\nB="geheim\r\n', 2),
+        ("A=1\ngeheim/+==\n", 2),
+    ],
 )
 def test_line_that_is_none_is_named_without_its_content(refusal, content, line):
     said = refusal(content)

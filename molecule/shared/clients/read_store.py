@@ -1,7 +1,7 @@
 """Print all that a client can read of a store as one line of JSON, the same for two stores that hold the same."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import mlflow
@@ -29,13 +29,14 @@ def plain(thing: Any) -> Any:
         return thing
     if isinstance(thing, float):
         return repr(thing)
+    if isinstance(thing, Mapping):
+        return {str(name): plain(value) for name, value in thing.items()}
     for name in ("to_dictionary", "to_dict"):
         if hasattr(thing, name):
             return plain(getattr(thing, name)())
-    if isinstance(thing, list | tuple | set):
+    if isinstance(thing, list) or (isinstance(thing, Iterable) and not hasattr(thing, "__dict__")):
         return sorted((plain(one) for one in thing), key=lambda one: json.dumps(one, sort_keys=True))
-    pairs = thing if isinstance(thing, Mapping) else vars(thing)
-    return {str(name): plain(value) for name, value in pairs.items() if "store" not in str(name)}
+    return {name: plain(value) for name, value in vars(thing).items() if "store" not in name}
 
 
 def run(found: Any) -> dict:

@@ -337,6 +337,8 @@ class Storage:
         url = URL(BACKEND + request.raw_path, encoded=True)
         async with self.backend.request(request.method, url, headers=headers, data=body) as answer:
             kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in HOP_HEADERS]
+            if answer.status == 416:  # without it Google's library does not know that an object is empty
+                kept.append(("Content-Range", f"bytes */{await self.size(request)}"))
             response = web.StreamResponse(status=answer.status, headers=kept)
             response.content_length = answer.content_length
             await response.prepare(request)
@@ -344,6 +346,12 @@ class Storage:
                 await response.write(block)
             await response.write_eof()
             return response
+
+    async def size(self, request: web.Request) -> str:
+        """How many bytes the object has that is downloaded."""
+        path = request.raw_path.partition("?")[0].removeprefix("/download")
+        async with self.backend.get(URL(BACKEND + path, encoded=True)) as answer:
+            return (await answer.json())["size"]
 
     async def begin_upload(self, request: web.Request, bucket: str) -> web.Response:
         resource = json.loads(await request.read() or "{}")

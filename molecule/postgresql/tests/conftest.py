@@ -1,0 +1,29 @@
+"""How the tests speak to the PostgreSQL servers."""
+
+import pytest
+import testinfra
+from fixtures import Machine
+
+SERVER = "mlflow-postgresql-server"
+
+
+class Postgres:
+    """A PostgreSQL server on a machine, asked as its superuser."""
+
+    def __init__(self, name: str) -> None:
+        self.host = testinfra.get_host(f"docker://{name}")
+
+    def ask(self, query: str, database: str = "mlflow") -> str:
+        return self.host.check_output("psql --username=postgres --dbname=%s -Atc %s", database, query)
+
+
+@pytest.fixture
+def local(machine: Machine) -> Postgres:
+    """The server on the machine under test."""
+    return Postgres(machine.name)
+
+
+@pytest.fixture
+def server() -> Postgres:
+    """The server elsewhere."""
+    return Postgres(SERVER)

@@ -1,0 +1,197 @@
+"""PostgreSQL on another machine: every password, TLS that is checked, and one sentence for whatever is wrong."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+testinfra_hosts = ["ansible://mlflow-postgresql-bookworm"]
+
+CERTIFICATES = Path(os.environ["CERTIFICATES"])
+PASSWORD = "  p@ss:w/rd#%?&x \"$'\\ñ "  # prepare.yml sets it
+ENCODED = "%20%20p%40ss%3Aw%2Frd%23%25%3F%26x%20%22%24%27%5C%C3%B1%20"
+NAME = "mlflow-postgresql-server"
+ELSEWHERE = {
+    "mlflow_backend_switch": "keep",
+    "postgresql_install": False,
+    "mlflow_postgres_host": NAME,
+    "mlflow_postgres_database": "outside",
+    "mlflow_postgres_user": "outsider",
+    "mlflow_postgres_password": PASSWORD,
+    "mlflow_postgres_sslmode": "verify-full",
+    "mlflow_postgres_ca_file": str(CERTIFICATES / "ca.pem"),
+}
+LIMITED = {
+    "mlflow_postgres_database": "small",
+    "mlflow_postgres_user": "limited",
+    "mlflow_postgres_password": "of-little",
+}
+SAME_NETWORK = "SELECT client_addr FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'outsider'"
+
+REFUSED = {
+    "wrong password": (
+        {"mlflow_postgres_password": "wrong"},
+        "it does not accept the password for user outsider; correct",
+    ),
+    "no password": ({"mlflow_postgres_password": ""}, "it wants a password; set mlflow_postgres_password"),
+    "no such user": ({"mlflow_postgres_user": "nobody"}, "its pg_hba.conf lets no such user in from this machine"),
+    "no such database": (
+        {"mlflow_postgres_database": "none"},
+        "its pg_hba.conf lets no such user in from this machine",
+    ),
+    "no such host": (
+        {"mlflow_postgres_host": "none.invalid"},
+        "its host name none.invalid can't be resolved; correct mlflow_postgres_host",
+    ),
+    "no server": ({"mlflow_postgres_port": 5499}, "nothing listens at that address; start PostgreSQL there or correct"),
+    "no server on the socket": (
+        {"mlflow_postgres_host": "", "mlflow_postgres_port": 5499},
+        "no PostgreSQL listens on this machine's socket /var/run/postgresql/.s.PGSQL.5499; set postgresql_install: true",
+    ),
+    "without TLS": ({"mlflow_postgres_sslmode": "disable"}, "add a line there, or change mlflow_postgres_sslmode"),
+    "certificate of another CA": (
+        {"mlflow_postgres_ca_file": ""},
+        "its certificate is not from the CA in mlflow_postgres_ca_file",
+    ),
+    "certificate for another name": (
+        {"mlflow_postgres_host": "@address"},
+        "set mlflow_postgres_host to a name that the certificate has",
+    ),
+    "no CA file": (
+        {"mlflow_postgres_ca_file": "/nowhere.pem"},
+        "mlflow_postgres_ca_file names /nowhere.pem, which is a file neither on the control node nor on the machine",
+    ),
+    "certificate without key": (
+        {"mlflow_postgres_certificate_file": str(CERTIFICATES / "client.pem")},
+        "mlflow_postgres_certificate_file and mlflow_postgres_key_file go together",
+    ),
+    "other encoding": (
+        {"mlflow_postgres_database": "latin"},
+        "The database latin has the encoding LATIN1, MLflow needs UTF8",
+    ),
+    "no tables": (
+        {"mlflow_postgres_user": "reader", "mlflow_postgres_password": "of-nothing"},
+        "User reader may not create tables in the database outside",
+    ),
+    "too few connections": (
+        {**LIMITED, "mlflow_workers": 10},
+        "PostgreSQL has 16 connections for this server, and 10 workers need 40 at least; raise its max_connections or",
+    ),
+    "no connection string": (
+        {"mlflow_postgres_connection_string": f"mysql://u:{ENCODED}@h/d"},
+        "mlflow_postgres_connection_string is no connection string for PostgreSQL",
+    ),
+    "unknown option": (
+        {"mlflow_postgres_connection_string": f"postgresql://outsider:{ENCODED}@{NAME}/outside?sslmod=require"},
+        "it can't be addressed like this; correct mlflow_postgres_connection_string",
+    ),
+    "password with raw characters": (
+        {"mlflow_postgres_connection_string": f"postgresql://outsider:p@ss:w/rd@{NAME}/outside"},
+        "mlflow_postgres_connection_string",
+    ),
+    "another store with runs": (
+        {"mlflow_backend_switch": "refuse"},
+        "which holds",
+    ),
+}
+
+
+@pytest.fixture
+def elsewhere(machine):
+    """The machine with its store on the other server; goes back to its own at the end."""
+    machine.converge(**ELSEWHERE)
+    yield machine
+    machine.converge(mlflow_backend_switch="keep")
+
+
+def with_address(settings, server):
+    """The settings, with the other server's address where `@address` stands."""
+    address = server.host.check_output("hostname -I").split()[0]
+    return {name: address if value == "@address" else value for name, value in settings.items()}
+
+
+@pytest.mark.parametrize("settings, sentence", REFUSED.values(), ids=REFUSED.keys())
+def test_refused_before_anything_is_touched(machine, server, settings, sentence):
+    if "holds" in sentence:
+        machine.client("log_everything.py")  # so that there is something to leave behind
+    before = machine.state()
+    said = machine.refuses(**with_address({**ELSEWHERE, **settings}, server))
+    assert sentence in said
+    assert "p@ss" not in said.replace("PASSWORD", "") and ENCODED not in said
+    assert machine.state() == before
+    assert machine.is_healthy()
+
+
+def test_odd_password_and_checked_certificate_serve_clients(elsewhere, server):
+    logged = elsewhere.client("log_everything.py")
+    assert elsewhere.client("read_run.py", logged["run_id"], logged["experiment"])["status"] == "FINISHED"
+    assert int(server.ask("SELECT count(*) FROM runs", "outside")) > 0
+    encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'outsider'"
+    assert server.ask(encrypted) == "t"
+    assert elsewhere.playbook("--extra-vars", json.dumps(ELSEWHERE)).changed == 0
+
+
+def test_password_shows_nowhere(elsewhere):
+    shown = elsewhere.playbook("-vvv", "--diff", "--extra-vars", json.dumps({**ELSEWHERE, "mlflow_workers": 3})).output
+    shown += elsewhere.run(
+        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; systemctl show mlflow.service; journalctl --no-pager"
+    )
+    for secret in (PASSWORD.strip(), ENCODED, json.dumps(PASSWORD)[1:-1]):
+        assert secret not in shown
+    readable = "find /etc /opt/mlflow/current/ /var/lib/mlflow /var/log /tmp /root -xdev -type f -perm -004 -print0"
+    assert elsewhere.host.run(f"{readable} | xargs -0 grep -lF 'p@ss:w/rd'").stdout == ""
+
+
+def test_server_elsewhere_may_restart(elsewhere, server):
+    pid = elsewhere.main_pid()
+    server.host.check_output("systemctl restart postgresql")
+    assert elsewhere.is_healthy()
+    assert elsewhere.main_pid() == pid
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_connection_string_overrides_the_settings_and_keeps_its_options(machine, server, scheme):
+    options = "application_name=from%20the%20string&sslmode=verify-full"
+    string = f"{scheme}://outsider:{ENCODED}@{NAME}:5432/outside?{options}"
+    settings = {**ELSEWHERE, "mlflow_postgres_host": "none.invalid", "mlflow_postgres_connection_string": string}
+    machine.converge(**settings)
+    names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE usename = 'outsider'"
+    assert server.ask(names) == "from the string"
+    assert "outsider" not in machine.run("systemctl show mlflow.service")
+    machine.converge(mlflow_backend_switch="keep")
+
+
+def test_client_certificate_takes_the_place_of_a_password(machine, server):
+    files = {"certificate_file": "client.pem", "key_file": "client.key", "ca_file": "ca.pem"}
+    brought = {f"mlflow_postgres_{setting}": str(CERTIFICATES / name) for setting, name in files.items()}
+    certified = {
+        "mlflow_postgres_database": "certified",
+        "mlflow_postgres_user": "certified",
+        "mlflow_postgres_password": "",
+    }
+    machine.converge(**{**ELSEWHERE, **certified, **brought})
+    assert machine.is_healthy()
+    key = machine.host.file("/etc/mlflow/postgres-key.pem")
+    assert (key.mode, key.user, key.group) == (0o640, "root", "mlflow")
+    machine.converge(mlflow_backend_switch="keep")
+    assert not machine.host.file("/etc/mlflow/postgres-key.pem").exists
+
+
+def test_few_connections_make_small_pools_and_the_run_says_so(machine):
+    cut = machine.converge(**{**ELSEWHERE, **LIMITED})
+    said = " ".join(cut.output.split())
+    assert "PostgreSQL has 16 connections for this server, not the 80 of mlflow_database_pool_size" in said
+    settings = machine.run("cat /etc/mlflow/mlflow.env")
+    assert 'POOL_SIZE="3"' in settings and 'MAX_OVERFLOW="1"' in settings
+    assert machine.client("log_everything.py")["run_id"]
+    machine.converge(mlflow_backend_switch="keep")
+
+
+def test_what_only_reads_goes_to_the_replica(machine, server):
+    """A second name of the same database stands for the replica here; a real one is not part of this scenario."""
+    replica = f"postgresql://outsider:{ENCODED}@{NAME}/outside?application_name=replica"
+    machine.converge(**ELSEWHERE, mlflow_postgres_replica_connection_string=replica)
+    machine.client("log_everything.py")
+    assert int(server.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'replica'")) > 0
+    machine.converge(mlflow_backend_switch="keep")

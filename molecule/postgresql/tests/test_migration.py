@@ -1,0 +1,66 @@
+"""From SQLite to PostgreSQL: every row arrives, or nothing has happened."""
+
+import json
+
+import pytest
+
+testinfra_hosts = ["ansible://mlflow-postgresql-bookworm"]
+
+SQLITE = {"mlflow_backend_store": "sqlite", "mlflow_backend_switch": "keep"}
+MOVED = {"mlflow_postgres_database": "moved", "mlflow_backend_switch": "migrate"}
+BREAK = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''broken''; END';
+CREATE TRIGGER refuse BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """What the SQLite store was filled with, once."""
+    return {}
+
+
+@pytest.fixture
+def on_sqlite(machine, filled):
+    """The machine on its SQLite store, with all kinds of things in it; goes back to PostgreSQL at the end."""
+    machine.converge(**SQLITE)
+    if not filled:
+        machine.client("fill_store.py")
+        filled.update(machine.client("read_store.py"))
+    yield machine
+    machine.converge(mlflow_backend_switch="keep")
+
+
+def test_nothing_is_left_behind_unasked(on_sqlite):
+    before = on_sqlite.state()
+    said = on_sqlite.refuses(**{**MOVED, "mlflow_backend_switch": "refuse"})
+    assert "This machine's backend store is sqlite:////var/lib/mlflow/mlflow.db, which holds" in said
+    assert "Set mlflow_backend_switch to migrate" in said
+    assert on_sqlite.state() == before
+
+
+def test_failed_copy_leaves_the_old_store_serving(on_sqlite, local, filled):
+    on_sqlite.converge(mlflow_postgres_database="moved", mlflow_backend_switch="keep")  # makes the tables
+    on_sqlite.converge(**SQLITE)
+    local.ask(BREAK, "moved")
+    said = on_sqlite.refuses(**MOVED)
+    assert "The database gave up" in said
+    assert "The release and the settings that ran before run again." in said
+    assert on_sqlite.client("read_store.py") == filled
+    assert local.ask("SELECT count(*) FROM experiments", "moved") == "1"
+    local.ask("DROP FUNCTION refuse CASCADE", "moved")
+
+
+def test_every_row_arrives_while_clients_wait(on_sqlite, local, filled):
+    with on_sqlite.traffic(threads=2) as seen:
+        on_sqlite.converge(**MOVED)
+    assert seen.failures == []
+    assert seen.answered > 0
+    moved = on_sqlite.client("read_store.py")
+    made_by_traffic = [run for run in moved["runs"] if run["tags"].get("mlflow.runName") == "traffic"]
+    assert made_by_traffic
+    assert {**moved, "runs": [run for run in moved["runs"] if run not in made_by_traffic]} == filled
+    # Sequences go on behind the copied rows, the previous settings are gone, and the next run finds nothing to do.
+    assert on_sqlite.client("log_everything.py")["run_id"]
+    assert not on_sqlite.host.file("/etc/mlflow/previous.env").exists
+    assert on_sqlite.playbook("--extra-vars", json.dumps(MOVED)).changed == 0
