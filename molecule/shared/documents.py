@@ -23,7 +23,7 @@ def markdown(text: str) -> str:
 
 def plain(option: str, default: object) -> object:
     """A default without the lookup before it, as in ``{{ __mlflow_dotenv.mlflow_port | default(5001) }}``."""
-    found = re.fullmatch(r"\{\{ __\w+_dotenv\." + option + r" \| default\((.*)\) \}\}", str(default))
+    found = re.fullmatch(r"\{\{ __\w+_dotenv\." + option + r"\s\| default\((.*)\) \}\}", str(default))
     return yaml.safe_load(found[1]) if found else default
 
 

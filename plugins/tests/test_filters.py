@@ -60,3 +60,73 @@ def test_name_with_a_port_is_accepted_at_that_port_only():
 
 def test_every_name_stands_once():
     assert filters.allowed_hosts(["*", "a", "a"]) == ["*", "a", "a:*"]
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("postgresql://u:p%40s@h:5433/d?sslmode=require", "postgresql+psycopg2://u:p%40s@h:5433/d?sslmode=require"),
+        ("postgres://h/d", "postgresql+psycopg2://h/d"),
+        ("postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
+        ("", ""),
+    ],
+)
+def test_connection_string_names_the_installed_driver_and_keeps_the_rest(given, expected):
+    assert filters.postgres_uri(given) == expected
+
+
+SETTINGS = {"host": "db1", "port": 5432, "database": "mlflow"}
+
+
+@pytest.mark.parametrize(
+    "uri, parts, name",
+    [
+        ("sqlite:////var/lib/mlflow/mlflow.db", SETTINGS, "sqlite:////var/lib/mlflow/mlflow.db"),
+        ("postgresql+psycopg2://?keepalives_idle=30", SETTINGS, "postgresql://db1:5432/mlflow"),
+        ("postgresql+psycopg2://u:p%40@h:5433/d?sslmode=require", SETTINGS, "postgresql://h:5433/d"),
+        (
+            "postgresql+psycopg2://u:p@/d?host=/cloudsql/p:r:i",
+            SETTINGS,
+            "postgresql:///d?host=/cloudsql/p:r:i&port=5432",
+        ),
+        (
+            "postgresql+psycopg2://?keepalives_idle=30",
+            {**SETTINGS, "host": "/var/run/postgresql"},
+            "postgresql:///mlflow?host=/var/run/postgresql&port=5432",
+        ),
+    ],
+)
+def test_store_is_named_without_user_password_and_options(uri, parts, name):
+    assert filters.store_name(uri, **parts) == name
+
+
+POOL = {"size": 10, "overflow": 10, "requests": 4}
+
+
+@pytest.mark.parametrize(
+    "available, expected",
+    [
+        (0, {**POOL, "cut": False}),
+        (80, {**POOL, "cut": False}),
+        (79, {"size": 10, "overflow": 9, "requests": 4, "cut": True}),
+        (16, {"size": 3, "overflow": 1, "requests": 2, "cut": True}),
+        (8, {"size": 1, "overflow": 1, "requests": 1, "cut": True}),
+    ],
+)
+def test_pools_of_two_workers_fit_what_the_server_offers(available, expected):
+    assert filters.connection_pool(POOL, workers=2, engines=2, available=available) == expected
+
+
+def test_files_come_from_the_control_node_or_the_machine_or_not_at_all():
+    wanted = [
+        {"path": "/etc/a", "source": "here.json"},
+        {"path": "/etc/b", "source": "/srv/there.json"},
+        {"path": "/etc/c", "source": ""},
+        {"path": "/etc/d", "secret": "text"},
+        {"path": "/etc/d", "source": ""},
+    ]
+    assert filters.brought_files(wanted, {"here.json": "content"}) == {
+        "/etc/a": {"secret": "content"},
+        "/etc/b": {"copy_of": "/srv/there.json"},
+        "/etc/d": {"secret": "text"},
+    }

@@ -67,3 +67,47 @@ def test_newest_release_is_last(tmp_path):
         os.utime(tmp_path / "releases" / name, (number, number))
     (tmp_path / "releases" / ".build").mkdir()
     assert state.read_releases(str(tmp_path)) == ["b", "a"]
+
+
+def settings(path, store):
+    path.write_text(f'# settings\nMLFLOW_PORT="5001"\nMLFLOW_SERVICE_STORE="{store}"\n')
+    return str(path)
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    """The module's parameters for an installation below tmp_path."""
+    return {
+        "settings": settings(tmp_path / "mlflow.env", "postgresql://db1:5432/mlflow"),
+        "previous_settings": str(tmp_path / "previous.env"),
+        "data_dir": str(tmp_path),
+    }
+
+
+NOT_RUNNING = {"mlflow.service": {"MainPID": "0"}}
+
+
+def test_store_in_use_is_what_the_settings_name(wanted):
+    in_use = {"name": "postgresql://db1:5432/mlflow", "settings": wanted["settings"]}
+    assert state.read_store(wanted, NOT_RUNNING, {}) == in_use
+
+
+def test_settings_that_were_not_taken_up_name_no_store_in_use(wanted, tmp_path):
+    kept = settings(tmp_path / "0", "sqlite:////var/lib/mlflow/mlflow.db")
+    pending = {wanted["settings"]: {"exists": True, "copy": kept}}
+    in_use = {"name": "sqlite:////var/lib/mlflow/mlflow.db", "settings": kept}
+    assert state.read_store(wanted, NOT_RUNNING, pending) == in_use
+
+
+def test_store_whose_rows_are_not_taken_over_yet_is_still_in_use(wanted, tmp_path):
+    previous = settings(tmp_path / "previous.env", "sqlite:////old.db")
+    assert state.read_store(wanted, NOT_RUNNING, {}) == {"name": "sqlite:////old.db", "settings": previous}
+    (tmp_path / ".taken-over").write_text(str(os.stat(previous).st_mtime_ns))
+    assert state.read_store(wanted, NOT_RUNNING, {})["name"] == "postgresql://db1:5432/mlflow"
+
+
+def test_sqlite_file_without_settings_is_a_store_in_use(wanted, tmp_path):
+    os.unlink(wanted["settings"])
+    assert state.read_store(wanted, NOT_RUNNING, {})["name"] == ""
+    (tmp_path / "mlflow.db").touch()
+    assert state.read_store(wanted, NOT_RUNNING, {})["name"] == f"sqlite:///{tmp_path}/mlflow.db"

@@ -13,7 +13,7 @@ class Postgres:
     def __init__(self, name: str) -> None:
         self.host = testinfra.get_host(f"docker://{name}")
 
-    def ask(self, query: str, database: str = "mlflow") -> str:
+    def ask(self, query: str, database: str = "postgres") -> str:
         return self.host.check_output("psql --username=postgres --dbname=%s -Atc %s", database, query)
 
 

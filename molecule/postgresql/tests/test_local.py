@@ -15,9 +15,9 @@ def test_training_job_gets_back_what_it_logged(machine):
 
 
 def test_runs_are_in_postgresql(machine, local):
-    before = int(local.ask("SELECT count(*) FROM runs"))
+    before = int(local.ask("SELECT count(*) FROM runs", "mlflow"))
     machine.client("log_everything.py")
-    assert int(local.ask("SELECT count(*) FROM runs")) > before
+    assert int(local.ask("SELECT count(*) FROM runs", "mlflow")) > before
 
 
 def test_no_password_exists(machine, local):
