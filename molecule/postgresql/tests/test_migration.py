@@ -71,3 +71,12 @@ def test_every_row_arrives_while_clients_wait(on_sqlite, local, filled):
     assert on_sqlite.client("log_everything.py")["run_id"]
     assert not on_sqlite.host.file("/etc/mlflow/previous.env").exists
     assert on_sqlite.playbook("--extra-vars", json.dumps(MOVED)).changed == 0
+
+
+def test_the_way_back_is_the_same(on_sqlite, filled):
+    on_sqlite.converge(**{**MOVED, "mlflow_backend_switch": "keep"})
+    on_sqlite.run("rm /var/lib/mlflow/mlflow.db*")
+    on_sqlite.converge(mlflow_backend_store="sqlite", mlflow_backend_switch="migrate")
+    back = on_sqlite.client("read_store.py")
+    assert {run["info"]["_run_id"] for run in filled["runs"]} <= {run["info"]["_run_id"] for run in back["runs"]}
+    assert back["traces"] == filled["traces"]
