@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fixtures import ROOT
 
 testinfra_hosts = ["ansible://mlflow-postgresql-bookworm"]
 
@@ -20,7 +21,7 @@ ELSEWHERE = {
     "mlflow_postgres_user": "outsider",
     "mlflow_postgres_password": PASSWORD,
     "mlflow_postgres_sslmode": "verify-full",
-    "mlflow_postgres_ca_file": str(CERTIFICATES / "ca.pem"),
+    "mlflow_postgres_ca_file": os.path.relpath(CERTIFICATES / "ca.pem", ROOT),
 }
 LIMITED = {
     "mlflow_postgres_database": "small",
