@@ -28,7 +28,6 @@ LIMITED = {
     "mlflow_postgres_user": "limited",
     "mlflow_postgres_password": "of-little",
 }
-SAME_NETWORK = "SELECT client_addr FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'outsider'"
 
 REFUSED = {
     "wrong password": (
@@ -100,10 +99,9 @@ REFUSED = {
 
 @pytest.fixture
 def elsewhere(machine):
-    """The machine with its store on the other server; goes back to its own at the end."""
+    """The machine with its store on the other server."""
     machine.converge(**ELSEWHERE)
-    yield machine
-    machine.converge(mlflow_backend_switch="keep")
+    return machine
 
 
 def with_address(settings, server):
@@ -160,7 +158,6 @@ def test_connection_string_overrides_the_settings_and_keeps_its_options(machine,
     names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE usename = 'outsider'"
     assert server.ask(names) == "from the string"
     assert "outsider" not in machine.run("systemctl show mlflow.service")
-    machine.converge(mlflow_backend_switch="keep")
 
 
 def test_client_certificate_takes_the_place_of_a_password(machine, server):
@@ -175,7 +172,7 @@ def test_client_certificate_takes_the_place_of_a_password(machine, server):
     assert machine.is_healthy()
     key = machine.host.file("/etc/mlflow/postgres-key.pem")
     assert (key.mode, key.user, key.group) == (0o640, "root", "mlflow")
-    machine.converge(mlflow_backend_switch="keep")
+    machine.converge(**ELSEWHERE)
     assert not machine.host.file("/etc/mlflow/postgres-key.pem").exists
 
 
@@ -186,7 +183,6 @@ def test_few_connections_make_small_pools_and_the_run_says_so(machine):
     settings = machine.run("cat /etc/mlflow/mlflow.env")
     assert 'POOL_SIZE="3"' in settings and 'MAX_OVERFLOW="1"' in settings
     assert machine.client("log_everything.py")["run_id"]
-    machine.converge(mlflow_backend_switch="keep")
 
 
 def test_what_only_reads_goes_to_the_replica(machine, server):
@@ -195,4 +191,4 @@ def test_what_only_reads_goes_to_the_replica(machine, server):
     machine.converge(**ELSEWHERE, mlflow_postgres_replica_connection_string=replica)
     machine.client("log_everything.py")
     assert int(server.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'replica'")) > 0
-    machine.converge(mlflow_backend_switch="keep")
+    machine.converge(mlflow_backend_switch="keep")  # the other modules begin on the machine's own server

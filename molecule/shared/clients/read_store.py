@@ -1,4 +1,7 @@
-"""Print all that a client can read of a store as one line of JSON, the same for two stores that hold the same."""
+"""Print all that a client can read of a store as one line of JSON, the same for two stores that hold the same.
+
+Runs of `Machine.traffic` are left out: they go on while a store is read.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -67,7 +70,8 @@ def store() -> dict:
     experiments = every(client.search_experiments, view_type=ViewType.ALL)
     ids = sorted(experiment.experiment_id for experiment in experiments)
     active = sorted(one.experiment_id for one in experiments if one.lifecycle_stage == "active")
-    runs = every(client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL)
+    others = "attributes.run_name != 'traffic'"
+    runs = every(client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL, filter_string=others)
     models = every(client.search_registered_models)
     versions = every(client.search_model_versions)
     prompts = every(client.search_prompts)
