@@ -8,7 +8,8 @@ import socket
 import threading
 
 import pytest
-from mlflow_service import admin, check, ready
+from mlflow import env_line
+from mlflow_service import admin, check, ready, settings, takeover
 from mlflow_service.app import WARM_UP, Service
 
 
@@ -282,3 +283,38 @@ def test_server_that_is_not_there_is_one_sentence_a_step():
     result = check.check(check.Server(f"http://127.0.0.1:{port}"), "3.17.2")
     assert failed(result) == list(check.STEPS)
     assert "got no answer: [Errno 111] Connection refused" in result["steps"]["health"]["error"]
+
+
+ODD = {"PASSWORD": "  p@ss:w/rd#%?&x \"$'`\\ñ ", "KEY": "first line\nsecond line\n", "EMPTY": "", "PORT": "5001"}
+
+
+def test_settings_file_is_read_as_it_was_written(tmp_path):
+    file = tmp_path / "mlflow.env"
+    file.write_text("# settings\n" + "".join(env_line(value, name) + "\n" for name, value in ODD.items()))
+    assert settings.read(file) == ODD
+
+
+@pytest.fixture
+def previous(tmp_path, monkeypatch):
+    """Where the settings of a previous store would be; the service's home is the same folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_SERVICE_PREVIOUS_SETTINGS", str(tmp_path / "previous.env"))
+    return tmp_path / "previous.env"
+
+
+def test_nothing_is_taken_over_where_no_store_was_left(previous):
+    takeover.take_over()
+    assert not takeover.DONE.exists()
+
+
+def test_store_is_taken_over_once(previous):
+    previous.write_text("these are no settings: reading them would fail")
+    takeover.DONE.write_text(str(previous.stat().st_mtime_ns))
+    takeover.take_over()
+
+
+def test_settings_that_are_new_are_taken_over_whatever_was_before(previous):
+    previous.write_text('MLFLOW_PORT="5001"\n')
+    takeover.DONE.write_text("0")
+    with pytest.raises((KeyError, ImportError)):  # no store in them, and no MLflow here
+        takeover.take_over()

@@ -49,6 +49,10 @@ REFUSED = {
         {"mlflow_postgres_host": "", "mlflow_postgres_port": 5499},
         "no PostgreSQL listens on this machine's socket /var/run/postgresql/.s.PGSQL.5499; set postgresql_install: true",
     ),
+    "another account's user": (
+        {"mlflow_postgres_host": "", "mlflow_postgres_user": "postgres", "mlflow_postgres_password": ""},
+        "over the socket it lets only the system account postgres be user postgres; set mlflow_postgres_user to",
+    ),
     "without TLS": ({"mlflow_postgres_sslmode": "disable"}, "add a line there, or change mlflow_postgres_sslmode"),
     "certificate of another CA": (
         {"mlflow_postgres_ca_file": ""},
