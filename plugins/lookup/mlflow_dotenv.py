@@ -216,28 +216,31 @@ def settings(values: dict[str, str], base: str) -> dict:
     return found
 
 
+class DotenvError(Exception):
+    """Why a file can't be used; one sentence for a person, without any of its values."""
+
+
 class LookupModule(LookupBase):
     """Ansible's way to call the lookup."""
 
     def run(self, terms: list, variables: dict | None = None, **kwargs: object) -> list[dict]:
-        """One dictionary in a list; raises AnsibleLookupError with one sentence without any value."""
+        """One dictionary in a list. What is wrong with the file is part of it: a role says it better than Ansible does."""
         self.set_options(var_options=variables, direct=kwargs)
         if len(terms) != 1:
             raise AnsibleLookupError(f"mlflow_dotenv takes the path of one file, not {len(terms)}.")
-        if not terms[0]:
-            return [{"settings": {}, "unknown": []}]
-        if parse_stream is None:
-            raise AnsibleLookupError(
-                "mlflow_dotenv needs the Python package python-dotenv where Ansible runs (requirements/control.txt)."
-            )
-        path = self.find(str(terms[0]), variables or {})
+        found: dict = {"settings": {}, "unknown": [], "error": ""}
         try:
-            values = parse(self.read(path))
-            known = {*TEXTS, *CONVERTERS, KEY_FILE}
-            unknown = sorted(name for name in values if name not in known)
-            return [{"settings": settings(values, os.path.dirname(path)), "unknown": unknown}]
+            if terms[0]:
+                path = self.find(str(terms[0]), variables or {})
+                values = self.values(path)
+                known = {*TEXTS, *CONVERTERS, KEY_FILE}
+                found["settings"] = settings(values, os.path.dirname(path))
+                found["unknown"] = sorted(name for name in values if name not in known)
+        except DotenvError as error:
+            found["error"] = str(error)
         except ValueError as error:
-            raise AnsibleLookupError(f"The .env file {path} can't be used: {error}.") from None
+            found["error"] = f"The .env file {path} can't be used: {error}."
+        return [found]
 
     def find(self, path: str, variables: dict) -> str:
         """The absolute path of the file."""
@@ -246,16 +249,20 @@ class LookupModule(LookupBase):
             return near
         found = self.find_file_in_search_path(variables, "files", os.path.expanduser(path), ignore_missing=True)
         if not found:
-            raise AnsibleLookupError(f"There is no .env file {near}; mlflow_dotenv names it.")
+            raise DotenvError(f"mlflow_dotenv names {near}, which is no file on the control node.")
         return found
 
-    def read(self, path: str) -> str:
-        """The file's text, decrypted where that is needed."""
+    def values(self, path: str) -> dict[str, str]:
+        """The file's variables; the file is decrypted where that is needed."""
+        if parse_stream is None:
+            raise DotenvError(
+                "mlflow_dotenv needs the Python package python-dotenv where Ansible runs (requirements/control.txt)."
+            )
         try:
             text = str(self._loader.get_text_file_contents(path))
         except (OSError, AnsibleError) as error:
             reason = getattr(error, "message", str(error)).split("\n")[0].rstrip(".")
-            raise AnsibleLookupError(f"The .env file {path} can't be read: {reason}.") from None
+            raise DotenvError(f"The .env file {path} can't be read: {reason}.") from None
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("it is not UTF-8")
-        return text
+        return parse(text)

@@ -20,10 +20,10 @@ from evidence import (
     secrets_in,
     shown,
     to_storage,
-    watched_command_lines,
 )
 from fixtures import Machine, Run
 from google_cloud import Google, beside
+from secrecy import watched_command_lines
 
 VM = "vm@stand-in.iam.gserviceaccount.com"
 CANARY = "canary-in-a-command-line"
@@ -135,7 +135,7 @@ def provisioned(
     google = beside(machine.name)
     mode = request.param(machine, google, folder)
     google.forget_requests()
-    with watched_command_lines(machine, [*secrets_in(mode.credentials), CANARY]) as seen:
+    with watched_command_lines(machine.name, [*secrets_in(mode.credentials), CANARY], control_node=True) as seen:
         run = provision(machine, folder, mode.settings, *mode.arguments, "-vvv", "--diff")
         machine.run(f"sleep 1 && : {CANARY}")
     assert run.status == 0, run.output[-6000:]

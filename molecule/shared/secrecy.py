@@ -1,0 +1,63 @@
+"""Places where a secret could show."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import machine as machines
+
+# Reads a list of secrets from standard input, and prints which command lines had one of them until that was closed.
+WATCHER = """
+import json, os, sys, threading
+secrets = [secret.encode() for secret in json.loads(sys.stdin.readline())]
+stop, seen = threading.Event(), set()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+print("started", flush=True)
+while not stop.wait(0.005):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                line = file.read()
+        except OSError:
+            continue
+        if any(secret in line for secret in secrets):
+            seen.add(line.replace(b"\\0", b" ").decode(errors="replace")[:500])
+print(json.dumps(sorted(seen)))
+"""
+FOLDERS = "/etc /opt/mlflow/current/ /var/lib/mlflow /var/log /tmp /var/tmp /root /run"
+
+
+@contextmanager
+def watched_command_lines(machine: str, secrets: list[str], control_node: bool = False) -> Iterator[list[str]]:
+    """Command lines with a secret, of any process on the machine while the block lasts; the list is whole after it.
+
+    Args:
+        machine: name of the container.
+        secrets: what to look for.
+        control_node: whether to look at the processes here, too.
+    """
+    there = ["docker", "exec", "--interactive", machine, "python3", "-c", WATCHER]
+    here = [["python3", "-c", WATCHER]] if control_node else []
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    watchers = [subprocess.Popen(command, **pipes) for command in (there, *here)]
+    seen: list[str] = []
+    try:
+        for watcher in watchers:
+            print(json.dumps(secrets), file=watcher.stdin, flush=True)
+            assert watcher.stdout.readline().strip() == "started"
+        yield seen
+    finally:
+        said = [watcher.communicate(timeout=30)[0] for watcher in watchers]
+    for lines in said:
+        seen += json.loads(lines)
+
+
+def files_with(machine: str, secrets: list[str], condition: str = "") -> list[str]:
+    """Files on the machine that have one of the secrets, of those that `find` selects by the condition."""
+    search = f"find {FOLDERS} -xdev -type f {condition} -print0 | xargs -0 grep -lF -f /run/secrets"
+    command = f"umask 077; cat > /run/secrets; {search}; rm /run/secrets"
+    done = machines.run(
+        *("docker", "exec", "--interactive", machine, "sh", "-c", command), input="\n".join(secrets) + "\n"
+    )
+    return sorted(set(done.stdout.split()) - {"/run/secrets"})
