@@ -224,7 +224,7 @@ class LookupModule(LookupBase):
     """Ansible's way to call the lookup."""
 
     def run(self, terms: list, variables: dict | None = None, **kwargs: object) -> list[dict]:
-        """One dictionary in a list. What is wrong with the file is part of it: a role says it better than Ansible does."""
+        """One dictionary in a list. Its ``error`` is for the role to say, whose sentence Ansible does not wrap."""
         self.set_options(var_options=variables, direct=kwargs)
         if len(terms) != 1:
             raise AnsibleLookupError(f"mlflow_dotenv takes the path of one file, not {len(terms)}.")
