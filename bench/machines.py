@@ -20,6 +20,7 @@ from machine import SetupError  # noqa: E402
 
 PREFIX = "mlflow-bench"
 TOOLS = "/usr/local/share/mlflow-bench"  # our programs, in a machine
+PROGRAMS = ["inside.py", "load.py", "fill.py", "artifact.py"]
 COMMAND_SECONDS = 900  # after which any command counts as hung
 numbers = itertools.count(1)
 
@@ -70,7 +71,7 @@ class Machine:
         )
 
     def site(self, *options: str) -> str:
-        """Provision with our role, with default settings."""
+        """Provision with our role, with default settings but for what the options say."""
         return self.playbook(ROOT / "playbooks" / "site.yml", *options)
 
 
@@ -81,7 +82,7 @@ def started(image: str, purpose: str) -> Iterator[Machine]:
     try:
         machine.start(name, image)
         fresh = Machine(name)
-        for program in ("inside.py", "load.py"):
+        for program in PROGRAMS:
             fresh.copy(HERE / program, f"{TOOLS}/{program}")
         yield fresh
     except SetupError as error:

@@ -15,20 +15,66 @@ STOCK_COMMAND = [
     *("systemd-run", "--quiet", "--unit=mlflow-stock", "--uid=mlflow", "--gid=mlflow"),
     *(f"--working-directory={STOCK_FOLDER}", f"--setenv=HOME={STOCK_FOLDER}", "--setenv=MLFLOW_DISABLE_TELEMETRY=true"),
     *("/opt/mlflow/current/bin/mlflow", "server", "--host", "127.0.0.1", "--port", "5999"),
-    *("--backend-store-uri", f"sqlite:///{STOCK_FOLDER}/mlflow.db"),
-    *("--artifacts-destination", f"{STOCK_FOLDER}/artifacts"),
+    *("--artifacts-destination", f"{STOCK_FOLDER}/artifacts", "--backend-store-uri"),
 ]
 
 
 @dataclass
+class Backend:
+    """Where both servers have their databases.
+
+    Attributes:
+        ours, stock: the database of each: a SQLite file, or its name in the machine's PostgreSQL.
+        stock_uri: for --backend-store-uri.
+        settings: of our role, beside its defaults.
+        filled_by: the machine's user who may write into the databases.
+        statements: for PostgreSQL's superuser, before stock is started for the first time.
+    """
+
+    ours: str
+    stock: str
+    stock_uri: str
+    filled_by: str
+    settings: str = ""
+    statements: tuple[str, ...] = ()
+
+
+BACKENDS = {
+    "sqlite": Backend(
+        ours="/var/lib/mlflow/mlflow.db",
+        stock=f"{STOCK_FOLDER}/mlflow.db",
+        stock_uri=f"sqlite:///{STOCK_FOLDER}/mlflow.db",
+        filled_by="mlflow",
+    ),
+    "postgresql": Backend(
+        ours="mlflow",
+        stock="stock",
+        stock_uri="postgresql+psycopg2://stock:stock@127.0.0.1:5432/stock",
+        filled_by="postgres",
+        settings="mlflow_backend_store=postgresql postgresql_install=true",
+        statements=("CREATE ROLE stock LOGIN PASSWORD 'stock'", "CREATE DATABASE stock OWNER stock TEMPLATE template0"),
+    ),
+}
+# What PostgreSQL's log has when max_connections was too few for a server
+REFUSED = "sorry, too many clients already|remaining connection slots are reserved"
+
+
+@dataclass
 class Server:
-    """One of the two servers in a machine."""
+    """One of the two servers in a machine.
+
+    Attributes:
+        database: a SQLite file, or its name in the machine's PostgreSQL.
+        filled_by: the machine's user who may write into it.
+    """
 
     machine: Machine
     unit: str
     port: int
     start_command: list[str]
     stop_command: list[str]
+    database: str
+    filled_by: str
 
     def start(self) -> float:
         """Seconds until it is healthy. Where it runs already, this is a restart."""
@@ -42,8 +88,24 @@ class Server:
         self.stop()
         return self.start()
 
+    def rest(self) -> None:
+        """Wait until all its processes have started and have nothing to do."""
+        self.machine.inside("inside.py", "rest", self.unit)
+
     def seed(self, runs: int) -> dict:
         return self.machine.inside("inside.py", "seed", str(self.port), str(runs))
+
+    def fill(self, experiment: str, first: int, last: int) -> None:
+        """Write the runs of these numbers into the experiment. The server is stopped."""
+        self.machine.inside("fill.py", self.database, experiment, str(first), str(last), user=self.filled_by)
+
+    def is_count(self, experiment: str, runs: int) -> bool:
+        """Whether it finds exactly so many runs in the experiment."""
+        return self.machine.inside("inside.py", "is-count", str(self.port), experiment, str(runs))
+
+    def artifact(self, do: str, mebibytes: int) -> Any:
+        """Send, read or remove the bench's artifact; see artifact.py."""
+        return self.machine.inside("artifact.py", do, str(self.port), self.unit, str(mebibytes))
 
     def memory(self) -> float:
         """MB of PSS of all its processes. Only its own user may look into them everywhere."""
@@ -56,18 +118,49 @@ class Server:
 
 
 @contextmanager
-def both(purpose: str) -> Iterator[tuple[Server, Server]]:
-    """Ours and stock in a fresh machine, both stopped, each with an initialised database of its own."""
+def both(purpose: str, backend: str = "sqlite") -> Iterator[tuple[Server, Server]]:
+    """Ours and stock in a fresh machine, both stopped, each with an initialised database of its own.
+
+    Args:
+        purpose: becomes part of the machine's name.
+        backend: of both; a key of BACKENDS. PostgreSQL is one server on the machine, as our role installs it.
+    """
+    store = BACKENDS[backend]
     with started(installed_image(), purpose) as machine:
-        units = ["mlflow.socket", "mlflow.service"]
         ours = Server(
-            machine, "mlflow.service", 5001, ["systemctl", "restart", "mlflow.service"], ["systemctl", "stop", *units]
+            machine,
+            unit="mlflow.service",
+            port=5001,
+            start_command=["systemctl", "restart", "mlflow.service"],
+            stop_command=["systemctl", "stop", "mlflow.socket", "mlflow.service"],
+            database=store.ours,
+            filled_by=store.filled_by,
         )
-        stop_stock = ["sh", "-c", "systemctl stop mlflow-stock.service 2>/dev/null || true"]
-        stock = Server(machine, "mlflow-stock.service", 5999, STOCK_COMMAND, stop_stock)
+        stock = Server(
+            machine,
+            unit="mlflow-stock.service",
+            port=5999,
+            start_command=[*STOCK_COMMAND, store.stock_uri],
+            stop_command=["sh", "-c", "systemctl stop mlflow-stock.service 2>/dev/null || true"],
+            database=store.stock,
+            filled_by=store.filled_by,
+        )
         machine.run("install", "--directory", "--owner=mlflow", "--group=mlflow", STOCK_FOLDER)
-        machine.site()  # this machine's name is not the image's; afterwards the settings fit
+        # This machine's name is not the image's; afterwards the settings fit.
+        machine.site(*(["--extra-vars", store.settings] if store.settings else []))
+        for statement in store.statements:
+            machine.run("psql", "--quiet", f"--command={statement}", user="postgres")
         ours.stop()
         stock.start()
         stock.stop()
         yield ours, stock
+
+
+def refused_connections(machine: Machine) -> int:
+    """How many connections the machine's PostgreSQL has refused because it had enough."""
+    return int(machine.run("sh", "-c", f"cat /var/log/postgresql/*.log | grep --count -E '{REFUSED}' || true"))
+
+
+def max_connections(machine: Machine) -> int:
+    query = "SELECT current_setting('max_connections')"
+    return int(machine.run("psql", "--tuples-only", f"--command={query}", user="postgres"))

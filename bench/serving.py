@@ -1,4 +1,4 @@
-"""Group `serving`: latency for one client, and answers per second for many at once."""
+"""Groups `serving` (SQLite) and `postgresql`: latency for one client, and answers per second for many at once."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from statistics import median
 from figures import Row, at_least, at_most, no_more_than
 from load import UNIQUE
 from machines import NotMeasured, say
-from servers import Server, both
+from servers import Server, both, max_connections, refused_connections
 
 LEVELS = [16, 64, 128, 200]
 RUNS = 100
@@ -64,6 +64,13 @@ class Store:
         say(f"  {self.server.unit} {path}, {clients} clients: {rate} per s, p50 {p50} ms, p99 {p99} ms{failed}")
         return result
 
+    def latency(self, path: str) -> float:
+        """Milliseconds that one client waits, p50."""
+        result = self.load(path, 1, LATENCY_SECONDS)
+        if result["failures"] or result["p50_ms"] is None:
+            raise NotMeasured(f"{path} for one client failed on {self.server.unit}: {result['failures']}")
+        return result["p50_ms"]
+
     def settle(self) -> None:
         """Wait until the server has nothing left to do of what clients have given up waiting for.
 
@@ -83,48 +90,55 @@ class Store:
             self.send(path, clients=4, ramp=0, seconds=1)
 
 
-def serving(repeat: int, seconds: float) -> Iterator[Row]:
+def serving(repeat: int, seconds: float, group: str = "serving", backend: str = "sqlite") -> Iterator[Row]:
     """One client's latency and many clients' answers per second, ours beside stock.
 
     Args:
         repeat: how many times each latency is measured; the median counts.
         seconds: how long each level of clients sends.
+        group: what the figures' names begin with.
+        backend: of both servers; see `servers.both`.
     """
-    say("serving: a machine with both servers, each with a fresh database")
-    with both("serving") as (ours, stock):
+    say(f"{group}: a machine with both servers, each with a fresh database")
+    with both(group, backend) as (ours, stock):
         stores = {}
         for name, server in {"stock": stock, "ours": ours}.items():
             server.start()
             stores[name] = Store.seeded(server, RUNS)
             server.stop()
-        yield from latency(stores, repeat)
+        yield from latency(group, stores, repeat)
         for path in (RUNS_SEARCH, LOG_BATCH):
-            yield from many_clients(stores, path, seconds)
+            yield from many_clients(group, stores, path, seconds)
+        if backend == "postgresql" and (refused := refused_connections(ours.machine)):
+            raise NotMeasured(
+                f"PostgreSQL refused {refused} connections beyond its {max_connections(ours.machine)}, "
+                "so that the figures are not those of the servers"
+            )
 
 
-def latency(stores: dict[str, Store], repeat: int) -> Iterator[Row]:
+def latency(group: str, stores: dict[str, Store], repeat: int) -> Iterator[Row]:
+    paths = (LOG_BATCH, RUNS_SEARCH, EXPERIMENTS_SEARCH)
     taken: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeat):
         for name, store in stores.items():
             store.server.start()
+            store.server.rest()
             store.warm()
-            for path in (LOG_BATCH, EXPERIMENTS_SEARCH):
-                result = store.load(path, 1, LATENCY_SECONDS)
-                if result["failures"] or result["p50_ms"] is None:
-                    raise NotMeasured(f"{path} for one client failed on {store.server.unit}: {result['failures']}")
-                taken.setdefault((path, name), []).append(result["p50_ms"])
+            for path in paths:
+                taken.setdefault((path, name), []).append(store.latency(path))
             store.server.stop()
-    for path in (LOG_BATCH, EXPERIMENTS_SEARCH):
+    for path in paths:
         medians = {name: median(taken[path, name]) for name in stores}
-        figure = f"serving: {path}, 1 client, p50"
+        figure = f"{group}: {path}, 1 client, p50"
         yield Row(figure, "ms", medians["ours"], medians["stock"], at_most(0.25, "stock"))
 
 
-def many_clients(stores: dict[str, Store], path: str, seconds: float) -> Iterator[Row]:
+def many_clients(group: str, stores: dict[str, Store], path: str, seconds: float) -> Iterator[Row]:
     rates: dict[str, list[float]] = {}
     failures: dict[str, int] = {}
     for name, store in stores.items():
         store.server.start()
+        store.server.rest()
         store.warm()
         results = []
         for clients in LEVELS:
@@ -136,9 +150,9 @@ def many_clients(stores: dict[str, Store], path: str, seconds: float) -> Iterato
     best = max(rates["stock"])
     for clients, rate, stock_rate in zip(LEVELS, rates["ours"], rates["stock"], strict=True):
         target = at_least(1, f"stock's best level (at this one stock has {stock_rate:g})")
-        yield Row(f"serving: {path}, {clients} clients", "1/s", rate, best, target)
+        yield Row(f"{group}: {path}, {clients} clients", "1/s", rate, best, target)
     first, weakest = rates["ours"][0], min(rates["ours"])
-    figure = f"serving: {path}, our weakest level beside {LEVELS[0]} clients"
+    figure = f"{group}: {path}, our weakest level beside {LEVELS[0]} clients"
     yield Row(figure, "1/s", weakest, first, at_least(0.8, f"ours at {LEVELS[0]}"))
-    figure = f"serving: {path}, failed requests at all levels"
+    figure = f"{group}: {path}, failed requests at all levels"
     yield Row(figure, "requests", failures["ours"], failures["stock"], no_more_than(0))
