@@ -1,4 +1,4 @@
-"""Lock the control node's tools, uv and MLflow's packages: ``python requirements/lock.py [MLFLOW_VERSION]``.
+"""Lock the control node's tools, the tests' Google, uv and MLflow's packages: ``python requirements/lock.py [MLFLOW_VERSION]``.
 
 Without a version it locks the newest tools and uv; with one it writes that version's lock for the
 role, valid for every Python from 3.10 on, with a hash for each file and no index address.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "roles" / "mlflow" / "files" / "locks"
+GOOGLE = ROOT / "molecule" / "shared" / "google"
 
 
 def lock(source: Path, target: Path, python: str, made_by: str, constraint: str = "") -> None:
@@ -28,6 +29,7 @@ def main() -> None:
     else:
         lock(LOCKS / "uv.in", LOCKS / "uv.txt", "3.10", "make lock")
         lock(ROOT / "requirements" / "control.in", ROOT / "requirements" / "control.txt", "3.11", "make lock")
+        lock(GOOGLE / "requirements.in", GOOGLE / "requirements.txt", "3.11", "make lock")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ A scenario's playbooks start and remove it by the machine's name, and its tests 
     python molecule/shared/google_cloud.py down mlflow-gcs     # the machine as well
     google = beside("mlflow-gcs")
 
-The lock of its packages is made in google/ by ``uv pip compile --universal --generate-hashes
---no-header --no-annotate --python-version 3.11 requirements.in -o requirements.txt``.
+`make lock` locks its packages.
 """
 
 import argparse
