@@ -1,4 +1,4 @@
-"""Lock the control node's tools, the tests' Google, uv and MLflow's packages: ``python requirements/lock.py [MLFLOW_VERSION]``.
+"""Lock what the control node, the tests' Google, uv and MLflow need: ``python requirements/lock.py [MLFLOW_VERSION]``.
 
 Without a version it locks the newest tools and uv; with one it writes that version's lock for the
 role, valid for every Python from 3.10 on, with a hash for each file and no index address.
