@@ -142,7 +142,7 @@ def rest(unit: str) -> float:
         if time.perf_counter() - started > REST_SECONDS:
             raise SystemExit(f"{unit} was not at rest within {REST_SECONDS} s")
         before = processor_seconds(unit)
-        time.sleep(1)
+        time.sleep(1)  # the second over which its processor time is counted
         quiet = quiet + 1 if processor_seconds(unit) - before < REST_SHARE else 0
     return time.perf_counter() - started
 

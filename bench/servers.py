@@ -141,6 +141,7 @@ def both(purpose: str, backend: str = "sqlite") -> Iterator[tuple[Server, Server
             unit="mlflow-stock.service",
             port=5999,
             start_command=[*STOCK_COMMAND, store.stock_uri],
+            # systemd-run's unit is gone once it has stopped, and to stop it again is no failure
             stop_command=["sh", "-c", "systemctl stop mlflow-stock.service 2>/dev/null || true"],
             database=store.stock,
             filled_by=store.filled_by,
@@ -158,6 +159,7 @@ def both(purpose: str, backend: str = "sqlite") -> Iterator[tuple[Server, Server
 
 def refused_connections(machine: Machine) -> int:
     """How many connections the machine's PostgreSQL has refused because it had enough."""
+    # grep ends with 1 where it counts none
     return int(machine.run("sh", "-c", f"cat /var/log/postgresql/*.log | grep --count -E '{REFUSED}' || true"))
 
 

@@ -144,6 +144,21 @@ class Machine:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.strip().splitlines()[-1])
 
+    def burst(self, clients: int, path: str, body: dict) -> list[int]:
+        """Status of the answer to each of so many clients on the machine that send one request at the same moment."""
+        code = """
+import concurrent.futures, http.client, json, sys
+port, clients, path, body = sys.argv[1:]
+def ask(number):
+    client = http.client.HTTPConnection("127.0.0.1", int(port), timeout=120)
+    client.request("POST", path, body, {"Content-Type": "application/json"})
+    return client.getresponse().status
+with concurrent.futures.ThreadPoolExecutor(int(clients)) as pool:
+    print(json.dumps(list(pool.map(ask, range(int(clients))))))
+"""
+        arguments = (code, str(self.port), str(clients), path, json.dumps(body))
+        return json.loads(self.host.check_output("python3 -c %s %s %s %s %s", *arguments))
+
     @contextmanager
     def traffic(self, threads: int = 4) -> Iterator[Traffic]:
         """Clients on the machine that go on for as long as the block lasts; the result is whole after it."""

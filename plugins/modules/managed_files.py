@@ -107,9 +107,12 @@ class Rollback:
             with open(self.manifest_path, encoding="utf-8") as file:
                 self.files = json.load(file)
 
-    def keep(self, path):
-        """Remember the file as it is now, before it is replaced."""
+    def keep(self, path, pretend):
+        """Remember the file as it is now, before it is replaced; in check mode only that it would be."""
         if path in self.files:
+            return
+        if pretend:
+            self.files[path] = {}
             return
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         kept = {"exists": os.path.exists(path)}
@@ -209,11 +212,9 @@ def apply_removal(module, entry, rollback):
     path = entry["path"]
     if not os.path.exists(path):
         return None
+    rollback.keep(path, module.check_mode)
     if not module.check_mode:
-        rollback.keep(path)
         os.unlink(path)
-    else:
-        rollback.files.setdefault(path, {})
     return {"prepared": "%s: removed\n" % path}
 
 
@@ -228,11 +229,9 @@ def apply(module, entry, rollback):
     before = read(path) if os.path.exists(path) else None
     if before == content and attributes(path) == wanted:
         return None
+    rollback.keep(path, module.check_mode)
     if not module.check_mode:
-        rollback.keep(path)
         write(path, content, *wanted)
-    else:
-        rollback.files.setdefault(path, {})
     return difference(entry, (before or b"").decode("utf-8", "replace"), content.decode("utf-8", "replace"))
 
 

@@ -10,6 +10,7 @@ from ansible.plugins.loader import lookup_loader
 
 PLUGINS = Path(__file__).resolve().parents[1] / "lookup"
 NOTHING = {"settings": {}, "unknown": [], "error": ""}
+# An example in the form of a key, and no key
 KEY = "-----BEGIN PRIVATE KEY-----\nMIIE+/=\n-----END PRIVATE KEY-----\n"
 
 

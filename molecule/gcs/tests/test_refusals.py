@@ -91,6 +91,7 @@ def proxy(address: str) -> dict:
 NEW_KEY = "make a new key and set mlflow_gcp_key_file"
 ROLE = "grant it the role roles/storage.objectUser on the bucket"
 LOGIN = "run `gcloud auth application-default login` again"
+# An example in the form of a key, and no key
 PEM = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
 ELSEWHERE = {"mlflow_gcp_auth": "key_file", "mlflow_gcp_key_file": "/nowhere.json"}
 NO_LOGIN = {"mlflow_gcp_auth": "user", "mlflow_gcp_project": "p", "mlflow_gcp_user_credentials_file": "/nowhere.json"}

@@ -90,16 +90,7 @@ def test_server_allows_all_connections_that_the_workers_may_want(machine, local)
 
 
 def test_many_clients_at_once_are_all_answered(machine):
-    burst = f"""
-import concurrent.futures, http.client, json
-def create(number):
-    client = http.client.HTTPConnection("127.0.0.1", 5001, timeout=120)
-    client.request("POST", "/api/2.0/mlflow/runs/create", '{{"experiment_id": "0"}}', {{"Content-Type": "application/json"}})
-    return client.getresponse().status
-with concurrent.futures.ThreadPoolExecutor({BURST}) as clients:
-    print(json.dumps(list(clients.map(create, range({BURST})))))
-"""
-    assert json.loads(machine.host.check_output("python3 -c %s", burst)) == [200] * BURST
+    assert machine.burst(BURST, "/api/2.0/mlflow/runs/create", {"experiment_id": "0"}) == [200] * BURST
 
 
 def test_more_workers_get_more_connections(machine, local):
