@@ -153,11 +153,11 @@ def test_server_elsewhere_may_restart(elsewhere, server):
     assert elsewhere.main_pid() == pid
 
 
-@pytest.mark.parametrize("scheme, host", [("postgresql", "none.invalid"), ("postgres", "")])
-def test_connection_string_overrides_the_settings_and_keeps_its_options(machine, server, scheme, host):
+@pytest.mark.parametrize("scheme, ignored", [("postgresql", "none.invalid"), ("postgres", "")])
+def test_connection_string_overrides_the_settings_and_keeps_its_options(machine, server, scheme, ignored):
     options = "application_name=from%20the%20string&sslmode=verify-full"
     string = f"{scheme}://outsider:{ENCODED}@{NAME}:5432/outside?{options}"
-    settings = {**ELSEWHERE, "mlflow_postgres_host": host, "mlflow_postgres_connection_string": string}
+    settings = {**ELSEWHERE, "mlflow_postgres_host": ignored, "mlflow_postgres_connection_string": string}
     machine.converge(**settings)
     names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE usename = 'outsider'"
     assert server.ask(names) == "from the string"
