@@ -81,6 +81,28 @@ def test_burst_right_after_a_start_sees_no_server_error(machine):
     assert machine.burst(BURST, "/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]}) == [200] * BURST
 
 
+def test_clients_that_connect_together_are_shared_by_the_workers(machine):
+    code = """
+import collections, glob, os, socket
+clients = [socket.create_connection(("127.0.0.1", 5001)) for _ in range(32)]
+for client in clients:
+    client.sendall(b"GET /health HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+for client in clients:
+    assert client.recv(12) == b"HTTP/1.1 200"
+ours = {f"{client.getsockname()[1]:04X}" for client in clients}
+held = {fields[9] for fields in map(str.split, open("/proc/net/tcp")) if fields[2].rpartition(":")[2] in ours}
+shares = collections.Counter()
+for descriptor in glob.glob("/proc/[0-9]*/fd/*"):
+    if os.path.lexists(descriptor) and os.readlink(descriptor).strip("socket:[]") in held:
+        shares[descriptor.split("/")[2]] += 1
+print(*shares.values())
+"""
+    shares = [int(share) for share in machine.host.check_output("python3 -c %s", code).split()]
+    assert sum(shares) == 32
+    assert len(shares) == len(machine.workers())
+    assert min(shares) >= 4
+
+
 def test_stopped_server_is_started_by_the_next_run(machine):
     machine.run("systemctl stop mlflow.socket mlflow.service")
     machine.converge()
