@@ -1,4 +1,4 @@
-"""What a bench does inside a machine: ``python3 inside.py start|rest|seed|is-count|memory …``; prints JSON.
+"""What a bench does inside a machine: ``python3 inside.py start|rest|seed|is-count|version|memory …``; prints JSON.
 
 Copied into the machine, so standard library only. Requests go to 127.0.0.1 only.
 """
@@ -91,6 +91,12 @@ def is_count(port: int, experiment: str, runs: int) -> bool:
     return len(last.get("runs", [])) == 1 and "next_page_token" not in last
 
 
+def version(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    connection.request("GET", "/version")
+    return connection.getresponse().read().decode()
+
+
 def processes(unit: str) -> list[Path]:
     """The folders in /proc of all processes in the unit's control group."""
     found = []
@@ -169,6 +175,7 @@ def main() -> None:
     command.add_argument("port", type=int)
     command.add_argument("experiment")
     command.add_argument("runs", type=int)
+    commands.add_parser("version").add_argument("port", type=int)
     commands.add_parser("memory").add_argument("unit")
     arguments = parser.parse_args()
     if arguments.do == "start":
@@ -179,6 +186,8 @@ def main() -> None:
         print(json.dumps(seed(arguments.port, arguments.runs)))
     elif arguments.do == "is-count":
         print(json.dumps(is_count(arguments.port, arguments.experiment, arguments.runs)))
+    elif arguments.do == "version":
+        print(json.dumps(version(arguments.port)))
     else:
         print(json.dumps(memory(arguments.unit)))
 

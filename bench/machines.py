@@ -20,7 +20,11 @@ from machine import SetupError  # noqa: E402
 
 PREFIX = "mlflow-bench"
 TOOLS = "/usr/local/share/mlflow-bench"  # our programs, in a machine
-PROGRAMS = ["inside.py", "load.py", "fill.py", "artifact.py"]
+PROGRAMS = [
+    *(HERE / name for name in ("inside.py", "load.py", "fill.py", "artifact.py", "clients.py")),
+    ROOT / "molecule" / "shared" / "traffic.py",
+]
+CACHE = f"{machine.CACHE_VOLUME}:{machine.CACHE_FOLDER}"  # a volume with downloads, for what is not measured
 COMMAND_SECONDS = 900  # after which any command counts as hung
 numbers = itertools.count(1)
 
@@ -63,6 +67,28 @@ class Machine:
         """What one of the programs that are copied into the machine printed, as JSON."""
         return json.loads(self.run("python3", f"{TOOLS}/{program}", *arguments, user=user))
 
+    @contextmanager
+    def beside(self, program: str, *arguments: str) -> Iterator[dict]:
+        """One of these programs runs as long as the block does; then the dictionary has what it printed, as JSON.
+
+        It says "started" when it is at work, and ends when its standard input does.
+        """
+        result: dict = {}
+        command = ["docker", "exec", "--interactive", self.name, "python3", f"{TOOLS}/{program}", *arguments]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+            try:
+                if running.stdout.readline().strip() != "started":
+                    raise NotMeasured(f"{program} did not start in {self.name}")
+                yield result
+                said, _ = running.communicate(timeout=COMMAND_SECONDS)
+                if running.returncode != 0:
+                    raise NotMeasured(f"{program} failed with status {running.returncode} in {self.name}")
+                result.update(json.loads(said))
+            except subprocess.TimeoutExpired:
+                raise NotMeasured(f"{program} did not end within {COMMAND_SECONDS} s in {self.name}") from None
+            finally:
+                running.kill()
+
     def playbook(self, playbook: Path, *options: str) -> str:
         """Run a playbook against this machine; returns Ansible's output."""
         return run(
@@ -76,14 +102,18 @@ class Machine:
 
 
 @contextmanager
-def started(image: str, purpose: str) -> Iterator[Machine]:
-    """A fresh machine with our programs in it, removed at the end in any case."""
+def started(image: str, purpose: str, volumes: list[str] | None = None) -> Iterator[Machine]:
+    """A fresh machine with our programs in it, removed at the end in any case.
+
+    Args:
+        volumes: in Docker's notation, such as CACHE.
+    """
     name = f"{PREFIX}-{purpose}-{os.getpid()}-{next(numbers)}"
     try:
-        machine.start(name, image)
+        machine.start(name, image, volumes=volumes)
         fresh = Machine(name)
         for program in PROGRAMS:
-            fresh.copy(HERE / program, f"{TOOLS}/{program}")
+            fresh.copy(program, f"{TOOLS}/{program.name}")
         yield fresh
     except SetupError as error:
         raise NotMeasured(str(error)) from error

@@ -1,6 +1,6 @@
 """The bench: what this role does for speed and memory, measured beside what one would do without it.
 
-    python bench/run.py                     all groups, some 55 minutes
+    python bench/run.py                     all groups, some 70 minutes
     python bench/run.py --only serving      one group; may be given again
     python bench/run.py --only start --repeat 1
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from artifacts import artifacts
+from changing import changing
 from figures import Row, table
 from machines import ROOT, NotMeasured, SetupError, say
 from provision import idle, provision
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="measure so many times, the median counts (3)")
     parser.add_argument("--seconds", type=float, default=8, help="how long many clients send, at each level (8)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench.json", help="build/bench.json")
-    names = ["provision", "idle", "start", "memory", "serving", "postgresql", "search", "artifacts"]
+    names = ["provision", "idle", "start", "memory", "serving", "postgresql", "search", "artifacts", "changing"]
     parser.add_argument("--only", action="append", choices=names, help="measure this group only")
     arguments = parser.parse_args()
     repeat = arguments.repeat
@@ -43,6 +44,7 @@ def main() -> int:
         "postgresql": lambda: serving(repeat, arguments.seconds, "postgresql", "postgresql"),
         "search": lambda: search(repeat),
         "artifacts": lambda: artifacts(repeat),
+        "changing": lambda: changing(repeat),
     }
 
     # ansible-playbook is beside the Python that runs this; an ended bench still removes its machines

@@ -11,10 +11,12 @@ from machines import Machine, installed_image, started
 STOCK_FOLDER = "/var/lib/mlflow-stock"
 # What a person types who follows MLflow's documentation: everything else is its default, such as
 # four workers. Telemetry is off, as it is with ours: a bench reports nothing to anyone.
-STOCK_COMMAND = [
+STOCK_RUN = [
     *("systemd-run", "--quiet", "--unit=mlflow-stock", "--uid=mlflow", "--gid=mlflow"),
     *(f"--working-directory={STOCK_FOLDER}", f"--setenv=HOME={STOCK_FOLDER}", "--setenv=MLFLOW_DISABLE_TELEMETRY=true"),
-    *("/opt/mlflow/current/bin/mlflow", "server", "--host", "127.0.0.1", "--port", "5999"),
+]
+STOCK_OPTIONS = [
+    *("--host", "127.0.0.1", "--port", "5999"),
     *("--artifacts-destination", f"{STOCK_FOLDER}/artifacts", "--backend-store-uri"),
 ]
 
@@ -107,6 +109,10 @@ class Server:
         """Send, read or remove the bench's artifact; see artifact.py."""
         return self.machine.inside("artifact.py", do, str(self.port), self.unit, str(mebibytes))
 
+    def version(self) -> str:
+        """MLflow's version, by the server's own answer."""
+        return self.machine.inside("inside.py", "version", str(self.port))
+
     def memory(self) -> float:
         """MB of PSS of all its processes. Only its own user may look into them everywhere."""
         return self.machine.inside("inside.py", "memory", self.unit, user="mlflow")
@@ -115,6 +121,36 @@ class Server:
         """Send load to it; see load.py, `Load` and `Result`."""
         what = {"port": self.port, "path": f"/api/2.0/mlflow/{path}", **load}
         return self.machine.inside("load.py", json.dumps(what))
+
+
+def stock_start(store: Backend, release: str = "/opt/mlflow/current") -> list[str]:
+    """The command that starts the stock server from a release's folder."""
+    return [*STOCK_RUN, f"{release}/bin/mlflow", "server", *STOCK_OPTIONS, store.stock_uri]
+
+
+def pair(machine: Machine, store: Backend) -> tuple[Server, Server]:
+    """Ours and stock in a machine, whatever state they are in."""
+    ours = Server(
+        machine,
+        unit="mlflow.service",
+        port=5001,
+        start_command=["systemctl", "restart", "mlflow.service"],
+        stop_command=["systemctl", "stop", "mlflow.socket", "mlflow.service"],
+        database=store.ours,
+        filled_by=store.filled_by,
+    )
+    stock = Server(
+        machine,
+        unit="mlflow-stock.service",
+        port=5999,
+        start_command=stock_start(store),
+        # systemd-run's unit is gone once it has stopped, and to stop it again is no failure
+        stop_command=["sh", "-c", "systemctl stop mlflow-stock.service 2>/dev/null || true"],
+        database=store.stock,
+        filled_by=store.filled_by,
+    )
+    machine.run("install", "--directory", "--owner=mlflow", "--group=mlflow", STOCK_FOLDER)
+    return ours, stock
 
 
 @contextmanager
@@ -127,26 +163,7 @@ def both(purpose: str, backend: str = "sqlite") -> Iterator[tuple[Server, Server
     """
     store = BACKENDS[backend]
     with started(installed_image(), purpose) as machine:
-        ours = Server(
-            machine,
-            unit="mlflow.service",
-            port=5001,
-            start_command=["systemctl", "restart", "mlflow.service"],
-            stop_command=["systemctl", "stop", "mlflow.socket", "mlflow.service"],
-            database=store.ours,
-            filled_by=store.filled_by,
-        )
-        stock = Server(
-            machine,
-            unit="mlflow-stock.service",
-            port=5999,
-            start_command=[*STOCK_COMMAND, store.stock_uri],
-            # systemd-run's unit is gone once it has stopped, and to stop it again is no failure
-            stop_command=["sh", "-c", "systemctl stop mlflow-stock.service 2>/dev/null || true"],
-            database=store.stock,
-            filled_by=store.filled_by,
-        )
-        machine.run("install", "--directory", "--owner=mlflow", "--group=mlflow", STOCK_FOLDER)
+        ours, stock = pair(machine, store)
         # This machine's name is not the image's; afterwards the settings fit.
         machine.site(*(["--extra-vars", store.settings] if store.settings else []))
         for statement in store.statements:

@@ -22,13 +22,20 @@ def markdown(text: str) -> str:
 
 
 def plain(option: str, default: object) -> object:
-    """A default without the lookup before it, as in ``{{ __mlflow_dotenv.mlflow_port | default(5001) }}``."""
+    """A default without the lookup before it, as in ``{{ __mlflow_dotenv.mlflow_port | default(5001) }}``.
+
+    None where it follows from other settings, as in ``{{ __mlflow_holds_data }}``.
+    """
+    if re.fullmatch(r"\{\{ __\w+ \}\}", str(default)):
+        return None
     found = re.fullmatch(r"\{\{ __\w+_dotenv\." + option + r"\s\| default\((.*)\) \}\}", str(default))
     return yaml.safe_load(found[1]) if found else default
 
 
 def value(default: object) -> str:
     """A default as one would write it in YAML."""
+    if default is None:
+        return "by other settings"
     shown = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
     return f"`{shown}`" if default != "" else "empty"
 

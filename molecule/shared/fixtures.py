@@ -34,6 +34,11 @@ class Run:
     output: str
 
     @property
+    def said(self) -> str:
+        """The output as one line, so that a sentence in it can be found."""
+        return " ".join(self.output.split())
+
+    @property
     def changed(self) -> int:
         """Tasks that changed something, or would have."""
         return int(re.search(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2])[1])
@@ -44,6 +49,7 @@ class Traffic:
     """What clients saw while `Machine.traffic` lasted."""
 
     answered: int = 0
+    created: int = 0
     failures: list[str] = field(default_factory=list)
     longest_seconds: float = 0.0
 
@@ -65,18 +71,24 @@ class Machine:
         """What a command on the machine prints; it must succeed."""
         return self.host.check_output(command)
 
-    def playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> Run:
-        """Run a playbook over this machine alone, with the scenario's inventory."""
+    def start_playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> subprocess.Popen:
+        """Start a playbook over this machine alone, with the scenario's inventory, in a process group of its own."""
         inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-        done = subprocess.run(
+        return subprocess.Popen(
             ["ansible-playbook", "--inventory", inventory, "--limit", self.name, *arguments, playbook],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
-        return Run(done.returncode, done.stdout)
+
+    def playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> Run:
+        """Run a playbook over this machine alone, with the scenario's inventory."""
+        run = self.start_playbook(*arguments, playbook=playbook)
+        output, _ = run.communicate()
+        return Run(run.returncode, output)
 
     def converge(self, **settings: object) -> Run:
         """Run site.yml with the settings; it must succeed."""
@@ -88,7 +100,7 @@ class Machine:
         """Run site.yml with the settings; it must fail. Returns what it said, as one line."""
         done = self.playbook("--extra-vars", json.dumps(settings))
         assert done.status != 0, "site.yml accepted what it should refuse"
-        return " ".join(done.output.split())
+        return done.said
 
     def listens_on(self, port: int) -> bool:
         """Whether anything accepts connections on the TCP port."""
@@ -121,6 +133,30 @@ class Machine:
     def command_line(self, pid: int) -> str:
         """A process's words, or nothing where it has ended."""
         return self.host.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline").stdout
+
+    def freeze_change(self, phase: str) -> None:
+        """Wait until a change is in the phase, and stop its program there; see mlflow_service/change.py."""
+        code = """
+import glob, json, os, signal, sys, time
+while True:
+    try:
+        if json.load(open("/etc/mlflow/rollback/change.json"))["phase"] == sys.argv[1]:
+            break
+    except (OSError, ValueError):
+        pass
+    time.sleep(0.002)
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    words = open(path, "rb").read().split(b"\\0") if os.path.exists(path) else []
+    if b"mlflow_service.change" in words and b"take-up" in words:
+        os.kill(int(path.split("/")[2]), signal.SIGSTOP)
+"""
+        self.host.check_output("timeout 180 python3 -c %s %s", code, phase)
+
+    def lose_power(self) -> None:
+        """Without a word to anybody; then boot again."""
+        machines.docker("kill", self.name)
+        machines.docker("start", self.name)
+        machines.wait_booted(self.name)
 
     def reboot(self) -> None:
         machines.docker("restart", self.name)

@@ -2,7 +2,8 @@
 
 Runs on the machine under test, against its loopback address. Each thread sends one request after
 the other, each over a new connection, half of them reads and half of them writes, until standard
-input ends. Then prints ``{"answered", "failures", "longest_seconds"}`` as JSON.
+input ends. Then prints ``{"answered", "created", "failures", "longest_seconds"}`` as JSON;
+``created`` counts the runs that the server said it has stored.
 """
 
 import http.client
@@ -24,6 +25,7 @@ class Client(threading.Thread):
         self.port = port
         self.stop = stop
         self.answered = 0
+        self.created = 0
         self.longest_seconds = 0.0
         self.failures: list[str] = []
 
@@ -46,6 +48,7 @@ class Client(threading.Thread):
             connection.close()
         if answer.status == 200:
             self.answered += 1
+            self.created += path == CREATE[0]
         else:
             self.failures.append(f"{path} answered {answer.status}: {said[:200]!r}")
 
@@ -63,6 +66,7 @@ def main() -> None:
         client.join()
     result = {
         "answered": sum(client.answered for client in clients),
+        "created": sum(client.created for client in clients),
         "failures": [failure for client in clients for failure in client.failures],
         "longest_seconds": round(max(client.longest_seconds for client in clients), 2),
     }

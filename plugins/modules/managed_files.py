@@ -13,6 +13,7 @@ description:
   - What a run replaces is kept in I(rollback_dir) until it is settled, and so is the knowledge that
     it has not been taken up yet, even when the run is killed half-way.
   - A file's secret content is never shown, neither in a diff nor in the output.
+  - One run at a time; others wait for the lock beside I(rollback_dir).
 options:
   state:
     description:
@@ -82,6 +83,8 @@ pending:
   elements: str
 """
 
+import contextlib
+import fcntl
 import grp
 import json
 import os
@@ -137,6 +140,15 @@ class Rollback:
     def settle(self):
         shutil.rmtree(self.folder, ignore_errors=True)
         self.files = {}
+
+
+@contextlib.contextmanager
+def locked(rollback_dir):
+    """Nobody else writes there meanwhile; mlflow_service/change.py holds the same lock while it takes files up."""
+    os.makedirs(os.path.dirname(rollback_dir), exist_ok=True)
+    with open(rollback_dir + ".lock", "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def copy(source, target):
@@ -259,21 +271,22 @@ def main():
         },
         supports_check_mode=True,
     )
-    rollback = Rollback(module.params["rollback_dir"])
     result = {"changed": False}
-    try:
-        if module.params["state"] == "present":
-            diffs = [apply(module, entry, rollback) for entry in module.params["entries"]]
-            result["diff"] = [diff for diff in diffs if diff]
-            result["changed"] = bool(result["diff"])
-        else:
-            result["changed"] = bool(rollback.files)
-            if not module.check_mode:
-                if module.params["state"] == "restored":
-                    rollback.restore()
-                rollback.settle()
-    except OSError as error:
-        module.fail_json(msg="%s can't be read or written: %s." % (error.filename or "A file", error.strerror))
+    with contextlib.nullcontext() if module.check_mode else locked(module.params["rollback_dir"]):
+        rollback = Rollback(module.params["rollback_dir"])
+        try:
+            if module.params["state"] == "present":
+                diffs = [apply(module, entry, rollback) for entry in module.params["entries"]]
+                result["diff"] = [diff for diff in diffs if diff]
+                result["changed"] = bool(result["diff"])
+            else:
+                result["changed"] = bool(rollback.files)
+                if not module.check_mode:
+                    if module.params["state"] == "restored":
+                        rollback.restore()
+                    rollback.settle()
+        except OSError as error:
+            module.fail_json(msg="%s can't be read or written: %s." % (error.filename or "A file", error.strerror))
     module.exit_json(pending=sorted(rollback.files), **result)
 
 

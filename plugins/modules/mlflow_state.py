@@ -62,10 +62,19 @@ options:
     description: Home of the service, with the SQLite database C(mlflow.db).
     type: path
     required: true
+  artifacts_dir:
+    description: Folder of local artifacts outside I(data_dir), or empty.
+    type: path
+    default: ""
   expected_files:
     description: Paths of files that ought to be on the machine.
     type: list
     elements: path
+    default: []
+  schedules:
+    description: Calendar expressions that systemd is to understand.
+    type: list
+    elements: str
     default: []
 author: The authors of this repository
 """
@@ -98,6 +107,14 @@ account:
   description: Whether user and group exist, and the user's home.
   returned: always
   type: dict
+data:
+  description: >-
+    Whose the files are that a server has left in its folders. C(uid) and C(gid), where no account and no group has
+    them, for the new account to take; otherwise empty. C(stranger) is their owner's uid where that is an account
+    other than the service's, otherwise empty. C(closed) has those of
+    I(data_dir) and the folder of generated secrets that only root may enter.
+  returned: always
+  type: dict
 releases:
   description: Names of the complete releases, oldest first.
   returned: always
@@ -107,10 +124,27 @@ current:
   description: Name of the release that C(current) points to, or the empty string.
   returned: always
   type: str
+previous:
+  description: Name of the release that ran before the current one, or the empty string.
+  returned: always
+  type: str
 units:
   description: State of C(mlflow.socket) and C(mlflow.service) as systemd tells it.
   returned: always
   type: dict
+timers:
+  description: The same of C(mlflow-backup.timer) and C(mlflow-gc.timer).
+  returned: always
+  type: dict
+wrong_schedules:
+  description: Those of I(schedules) that systemd does not understand.
+  returned: always
+  type: list
+  elements: str
+postgres_client:
+  description: Whether C(pg_dump), C(pg_restore) and C(psql) are there.
+  returned: always
+  type: bool
 running:
   description: Name of the release that the running server was started from, empty where none runs.
   returned: always
@@ -120,6 +154,10 @@ pending:
   returned: always
   type: list
   elements: str
+change:
+  description: What a change that was not finished was doing; see mlflow_service/change.py. Otherwise the empty string.
+  returned: always
+  type: str
 port:
   description: What keeps the socket from listening on host and port, or the empty string.
   returned: always
@@ -142,6 +180,7 @@ store:
 """
 
 import errno
+import fcntl
 import glob
 import grp
 import json
@@ -156,6 +195,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
 UNITS = ("mlflow.socket", "mlflow.service")
+TIMERS = ("mlflow-backup.timer", "mlflow-gc.timer")
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Listen")
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 MIB = 1024 * 1024
@@ -255,23 +295,53 @@ def read_account(user, group):
     return account
 
 
+def read_data(data_dir, secrets_dir, artifacts_dir, user):
+    """Whose the server's files are, where its account has been removed (mlflow_removal) or they come from elsewhere."""
+    data = {"uid": "", "gid": "", "stranger": "", "closed": []}
+    for folder in (data_dir, secrets_dir):
+        if os.path.isdir(folder) and os.stat(folder).st_uid == 0 and not os.stat(folder).st_mode & 0o077:
+            data["closed"].append(folder)
+    uids = {one.pw_uid: one.pw_name for one in pwd.getpwall()}
+    exists = user in uids.values()
+    for path in (os.path.join(data_dir, "mlflow.db"), os.path.join(data_dir, "artifacts"), artifacts_dir):
+        if not path or not os.path.exists(path):
+            continue
+        uid, gid = os.stat(path).st_uid, os.stat(path).st_gid
+        if uid == 0 or uids.get(uid) == user:
+            continue
+        if uid not in uids and not exists:
+            data["uid"] = uid
+            data["gid"] = "" if gid == 0 or gid in {one.gr_gid for one in grp.getgrall()} else gid
+            break
+        if path != artifacts_dir:  # which may be anyone's, when it is first named
+            data["stranger"] = uid
+            break
+    return data
+
+
 def read_releases(install_dir):
     folders = [path for path in glob.glob(os.path.join(install_dir, "releases", "*")) if os.path.isdir(path)]
     return [os.path.basename(path) for path in sorted(folders, key=os.path.getmtime)]
 
 
-def read_current(install_dir):
-    link = os.path.join(install_dir, "current")
+def read_link(install_dir, name):
+    link = os.path.join(install_dir, name)
     return os.path.basename(os.readlink(link)) if os.path.islink(link) else ""
 
 
-def read_units(module):
+def read_units(module, names):
     units = {}
-    for unit in UNITS:
+    for unit in names:
         _rc, out, _err = module.run_command(["systemctl", "show", unit, "--property", ",".join(UNIT_PROPERTIES)])
         properties = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
         units[unit] = {name: properties.get(name, "") for name in UNIT_PROPERTIES}
     return units
+
+
+def read_wrong_schedules(module, schedules):
+    if not shutil.which("systemd-analyze"):
+        return []
+    return [each for each in schedules if module.run_command(["systemd-analyze", "calendar", "--", each])[0] != 0]
 
 
 def read_running(units, install_dir):
@@ -326,6 +396,13 @@ def port_owner(port):
         except OSError:
             continue  # the process or the descriptor is gone
     return "another process"
+
+
+def wait_for_others(rollback_dir):
+    """Let a change that another run has begun come to its end; see managed_files."""
+    if os.path.exists(rollback_dir + ".lock"):
+        with open(rollback_dir + ".lock", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def read_database(path):
@@ -386,27 +463,38 @@ def main():
             "settings": {"type": "path", "required": True},
             "previous_settings": {"type": "path", "required": True},
             "data_dir": {"type": "path", "required": True},
+            "artifacts_dir": {"type": "path", "default": ""},
             "expected_files": {"type": "list", "elements": "path", "default": []},
+            "schedules": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     wanted = module.params
     if os.geteuid() != 0:
         module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true).")
+    wait_for_others(wanted["rollback_dir"])
     system = read_system(module, wanted["install_dir"])
-    units = read_units(module) if system["systemd"] else {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS}
+    nothing = {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS + TIMERS}
+    units = read_units(module, UNITS + TIMERS) if system["systemd"] else nothing
     pending = json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")
+    secrets = os.path.join(os.path.dirname(wanted["settings"]), "secrets")
     module.exit_json(
         changed=False,
         system=system,
         python=read_python(module),
         account=read_account(wanted["user"], wanted["group"]),
+        data=read_data(wanted["data_dir"], secrets, wanted["artifacts_dir"], wanted["user"]),
         releases=read_releases(wanted["install_dir"]),
-        current=read_current(wanted["install_dir"]),
-        units=units,
+        current=read_link(wanted["install_dir"], "current"),
+        previous=read_link(wanted["install_dir"], "previous"),
+        units={unit: units[unit] for unit in UNITS},
+        timers={unit: units[unit] for unit in TIMERS},
+        wrong_schedules=read_wrong_schedules(module, wanted["schedules"]) if system["systemd"] else [],
+        postgres_client=all(shutil.which(tool) for tool in ("pg_dump", "pg_restore", "psql")),
         running=read_running(units, wanted["install_dir"]),
         port=read_port(wanted["host"], wanted["port"], units),
         pending=sorted(pending),
+        change=json.loads(read(os.path.join(wanted["rollback_dir"], "change.json")) or "{}").get("phase", ""),
         database=read_database(os.path.join(wanted["data_dir"], "mlflow.db")),
         store=read_store(wanted, units, pending),
         missing=[path for path in wanted["expected_files"] if not os.path.isfile(path)],

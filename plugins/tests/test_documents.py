@@ -25,3 +25,10 @@ def test_another_default_is_found():
 
 def test_markup_becomes_markdown():
     assert documents.markdown("C(0) takes O(a_port) | more") == "`0` takes `a_port` \\| more"
+
+
+def test_default_that_follows_from_other_settings_is_not_specified():
+    specification = {"argument_specs": {"main": {"options": {"a_flag": {"type": "bool", "description": "x"}}}}}
+    assert (
+        documents.differences("a", specification, {"a_flag": documents.plain("a_flag", "{{ __a_holds_data }}")}) == []
+    )

@@ -111,3 +111,51 @@ def test_sqlite_file_without_settings_is_a_store_in_use(wanted, tmp_path):
     assert state.read_store(wanted, NOT_RUNNING, {})["name"] == ""
     (tmp_path / "mlflow.db").touch()
     assert state.read_store(wanted, NOT_RUNNING, {})["name"] == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def data_of(tmp_path):
+    """A function that makes data of the owner with the id, and reads whose they are for a service's user."""
+
+    def make(uid, user):
+        (tmp_path / "artifacts").mkdir()
+        os.chown(tmp_path / "artifacts", uid, uid)
+        return state.read_data(str(tmp_path), "", "", user) | {"closed": []}
+
+    return make
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@as_root
+def test_ids_that_nobody_has_are_for_the_new_account(data_of):
+    assert data_of(60123, "no-such-user") == {"uid": 60123, "gid": 60123, "stranger": "", "closed": []}
+
+
+@as_root
+def test_ids_that_another_account_has_are_a_strangers(data_of):
+    assert data_of(1, "no-such-user")["stranger"] == 1
+
+
+@as_root
+def test_ids_that_nobody_has_are_a_strangers_where_there_is_an_account_already(data_of):
+    assert data_of(60123, "daemon")["stranger"] == 60123
+
+
+@as_root
+@pytest.mark.parametrize("uid", [0, 1])
+def test_data_of_root_or_of_the_service_are_right(data_of, uid):
+    assert data_of(uid, "daemon") == {"uid": "", "gid": "", "stranger": "", "closed": []}
+
+
+def test_data_that_are_not_there_are_nobodys(tmp_path):
+    assert state.read_data(str(tmp_path / "none"), "", "", "mlflow")["closed"] == []
+
+
+@as_root
+def test_folders_that_only_root_may_enter_are_told(tmp_path):
+    for name, mode in (("data", 0o755), ("secrets", 0o700)):
+        (tmp_path / name).mkdir(mode)
+    found = state.read_data(str(tmp_path / "data"), str(tmp_path / "secrets"), "", "mlflow")
+    assert found["closed"] == [str(tmp_path / "secrets")]

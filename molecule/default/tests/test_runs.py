@@ -128,7 +128,7 @@ def test_extra_package_is_installed_beside_the_lock_and_own_ca_is_trusted(machin
 
 def test_settings_that_do_not_start_leave_the_old_server_serving(machine):
     said = machine.refuses(mlflow_server_options=["--no-such-option"])
-    assert "did not pass with the new settings" in said
+    assert "MLflow 3.17.2 did not pass (systemctl restart mlflow.service" in said
     assert "--no-such-option" in said.partition("What the server said last:")[2]
     assert "The release and the settings that ran before run again." in said
     assert machine.is_healthy()

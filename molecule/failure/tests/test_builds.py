@@ -110,13 +110,6 @@ def test_two_runs_at_once_build_one_release(machine):
     assert ".build" not in builds(machine)
 
 
-def test_other_shipped_lock_installs_and_serves(machine):
-    machine.converge(mlflow_version="3.17.0")
-    assert machine.is_healthy()  # which compares the version that answers
-    machine.converge()
-    assert machine.is_healthy()
-
-
 def test_old_releases_are_pruned_and_the_running_one_stays(machine):
     machine.converge(mlflow_releases_keep=1)
     (left,) = builds(machine)

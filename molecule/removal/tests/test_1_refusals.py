@@ -1,0 +1,126 @@
+"""What is refused while a server runs: in one sentence, and before anything is touched."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from fixtures import ROOT
+from outputs import said
+
+WRONG = {
+    "root": ({"mlflow_install_dir": "/"}, "mlflow_install_dir is /, which belongs to the system"),
+    "system folder": ({"mlflow_config_dir": "/etc"}, "mlflow_config_dir is /etc, which belongs to the system"),
+    "relative": ({"mlflow_data_dir": "data"}, "mlflow_data_dir is data; it must be an absolute path"),
+    "other releases": ({"mlflow_install_dir": "/srv/mlflow"}, "has /opt/mlflow, but mlflow_install_dir is /srv/mlflow"),
+    "other data": ({"mlflow_data_dir": "/srv/mlflow"}, "has /var/lib/mlflow, but mlflow_data_dir is /srv/mlflow"),
+    "other account": ({"mlflow_user": "nobody"}, "has mlflow, but mlflow_user is nobody; set it to that"),
+    "system's artifacts": (
+        {"mlflow_purge": True, "mlflow_artifacts_location": "/var", "mlflow_artifacts_folder": "lib"},
+        "mlflow_artifacts_location is /var/lib, which belongs to the system",
+    ),
+    "another's home": (
+        {"mlflow_purge": True, "mlflow_artifacts_location": "/var/www"},
+        "mlflow_artifacts_location is /var/www, which holds the home of the account www-data",
+    ),
+}
+
+
+@pytest.mark.parametrize("settings, sentence", WRONG.values(), ids=WRONG.keys())
+def test_wrong_settings_are_refused(machine, uninstall, settings, sentence):
+    before = machine.state()
+    refused = uninstall(**settings)
+    words = said(refused)
+    assert refused.status != 0
+    assert sentence in words
+    assert "Nothing was removed." in words
+    assert machine.state() == before
+
+
+def test_link_to_a_system_folder_is_seen_through(machine, uninstall):
+    machine.run("ln -s /var/lib /srv/link")
+    refused = uninstall(mlflow_backup_dir="/srv/link")
+    machine.run("rm /srv/link")
+    assert "mlflow_backup_dir is /srv/link, a link to /var/lib, which belongs" in said(refused)
+
+
+def test_program_that_works_on_the_data_is_waited_for(machine, uninstall):
+    before = machine.state()
+    machine.run("systemd-run --unit=by-hand --uid=mlflow sleep infinity")
+    try:
+        refused = uninstall()
+    finally:
+        machine.run("systemctl stop by-hand")
+    assert refused.status != 0
+    assert "runs as the account mlflow; wait for its end, or end it" in said(refused)
+    assert machine.state() == before
+
+
+def test_run_that_changes_the_machine_is_waited_for(machine, uninstall):
+    before = machine.state()
+    machine.run("systemd-run --unit=other-run flock /opt/mlflow/.build.lock sleep infinity")
+    try:
+        refused = uninstall()
+    finally:
+        machine.run("systemctl stop other-run")
+    assert "Another run is building a release on this machine; wait for its end" in said(refused)
+    assert machine.state() == before
+
+
+def test_data_that_a_killed_change_has_left_are_not_cut_off_from_their_way_back(machine, uninstall):
+    journal = "/etc/mlflow/rollback/change.json"
+    machine.run(f'mkdir /etc/mlflow/rollback && echo \'{{"backup": "/var/backups/mlflow/1"}}\' > {journal}')
+    try:
+        refused = uninstall()
+    finally:
+        machine.run("rm -r /etc/mlflow/rollback")
+    assert f"A change of the data was killed half-way, and {journal} knows the way back" in said(refused)
+    assert machine.is_healthy()
+
+
+def test_service_that_another_has_written_is_not_removed(machine, uninstall):
+    unit = "/etc/systemd/system/mlflow.service"
+    machine.run(f"cp -a {unit} /srv/ours && sed -i 's#^ExecStart=.*#ExecStart=/usr/bin/mlflow server#' {unit}")
+    try:
+        refused = uninstall()
+    finally:
+        machine.run(f"mv /srv/ours {unit}")
+    assert "mlflow.service is not one that this role has written" in said(refused)
+    assert machine.is_healthy()
+
+
+def test_check_mode_says_what_would_go_and_touches_nothing(machine, uninstall):
+    before = machine.state()
+    checked = uninstall("--check", "--diff")
+    assert (checked.status, checked.changed) == (0, 1)
+    for phrase in ("the running mlflow.socket", "/opt/mlflow/releases", "/etc/mlflow/mlflow.env", "the account mlflow"):
+        assert f"removed: {phrase}" in checked.output
+    assert "MLflow would be gone from this machine." in checked.output
+    assert machine.state() == before
+
+
+@pytest.mark.parametrize("confirmed", ["", "mlflow-removal2"])
+def test_purge_wants_the_hosts_name_and_names_what_it_would_delete(machine, uninstall, confirmed):
+    before = machine.state()
+    refused = uninstall(mlflow_purge=True, mlflow_purge_confirm=confirmed)
+    words = said(refused)
+    assert refused.status != 0
+    assert "/var/lib/mlflow (the server's data, " in words
+    assert "in 1 experiment)" in words
+    assert "run it again with -e mlflow_purge_confirm=mlflow-removal." in words
+    assert machine.state() == before
+    assert machine.is_healthy()
+
+
+def test_of_several_hosts_none_is_purged_before_all_are_named(machine, tmp_path: Path):
+    """One machine by two names in the inventory."""
+    before = machine.state()
+    hosts = "".join(f"{name} ansible_host={machine.name}\n" for name in ("one", "two"))
+    (tmp_path / "hosts").write_text(
+        f"[mlflow]\n{hosts}[all:vars]\nansible_connection=community.docker.docker\nansible_user=root\n"
+    )
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), "playbooks/uninstall.yml"]
+    purge = ["--extra-vars", "mlflow_purge=true mlflow_purge_confirm=one"]
+    done = subprocess.run([*command, *purge], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "run it again with -e mlflow_purge_confirm=one,two." in " ".join((done.stdout + done.stderr).split())
+    assert machine.state() == before

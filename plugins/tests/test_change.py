@@ -1,0 +1,92 @@
+"""mlflow_service/change.py: what is under way, and the way back. The scenarios upgrade and upgrade_failure do the rest."""
+
+import json
+import stat
+
+import pytest
+from mlflow_service import change
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """An installation with two releases, the first of which is current."""
+    for release in ("1-a", "2-b"):
+        (tmp_path / "opt" / "releases" / release).mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    made = change.Machine(tmp_path / "etc", tmp_path / "opt")
+    made.point("current", "1-a")
+    return made
+
+
+def replace(machine, path, content):
+    """Replace a file as the module managed_files does: the old one is kept until it is settled."""
+    machine.rollback.mkdir(exist_ok=True)
+    kept = {"exists": path.exists()}
+    if kept["exists"]:
+        kept["copy"] = str(machine.rollback / "0")
+        change.copy(path, machine.rollback / "0")
+    (machine.rollback / "manifest.json").write_text(json.dumps({str(path): kept}))
+    path.write_text(content)
+
+
+def request(machine):
+    return change.Request("2-b", "2", "http://127.0.0.1:5001", "nobody", "nogroup", str(machine.install))
+
+
+def test_link_names_the_release_after_each_step(machine):
+    assert machine.current == "1-a"
+    machine.point("current", "2-b")
+    assert machine.current == "2-b"
+
+
+def test_replaced_file_comes_back_with_its_content_and_mode(machine, tmp_path):
+    path = tmp_path / "mlflow.env"
+    path.write_text("old")
+    path.chmod(0o640)
+    replace(machine, path, "new")
+    machine.put_files_back(machine.replaced())
+    assert path.read_text() == "old"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_new_file_goes_away_on_the_way_back(machine, tmp_path):
+    replace(machine, tmp_path / "new.pem", "new")
+    machine.put_files_back(machine.replaced())
+    assert not (tmp_path / "new.pem").exists()
+
+
+def test_what_is_under_way_is_read_back(machine):
+    journal = change.Journal(request(machine), "1-a")
+    machine.write(journal, phase="migrating", backup="/var/backups/mlflow/x")
+    assert machine.journal() == journal
+    assert stat.S_IMODE(machine.rollback.stat().st_mode) == 0o700
+    machine.settle()
+    assert machine.journal() is None
+    assert not machine.rollback.exists()
+
+
+def test_nothing_is_unfinished_on_a_settled_machine(machine):
+    assert change.unfinished(machine) is None
+
+
+def test_killed_change_is_unfinished(machine):
+    machine.write(change.Journal(request(machine), "1-a"), phase="migrating")
+    assert change.unfinished(machine).before == "1-a"
+
+
+def test_files_that_nobody_took_up_are_unfinished(machine, tmp_path):
+    path = tmp_path / "mlflow.env"
+    path.write_text("old")
+    replace(machine, path, "new")
+    assert change.unfinished(machine).before == "1-a"
+
+
+def test_first_installation_has_nothing_to_go_back_to(machine):
+    machine.write(change.Journal(request(machine), ""), phase="starting")
+    assert change.unfinished(machine) is None
+
+
+def test_second_change_waits_and_says_so_when_it_waits_too_long(machine):
+    too_long = pytest.raises(change.ChangeError, match="Another run has been changing this machine")
+    with change.locked(machine), too_long, change.locked(machine, timeout=0.2):
+        pass
