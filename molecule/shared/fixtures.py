@@ -6,6 +6,7 @@ pytest finds it by molecule/conftest.py.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -134,10 +135,10 @@ class Machine:
         """A process's words, or nothing where it has ended."""
         return self.host.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline").stdout
 
-    def freeze_change(self, phase: str) -> None:
-        """Wait until a change is in the phase, and stop its program there; see mlflow_service/change.py."""
+    def catch_change(self, phase: str, sent: signal.Signals = signal.SIGSTOP) -> None:
+        """Wait until a change is in the phase, and send its program a signal there; see mlflow_service/change.py."""
         code = """
-import glob, json, os, signal, sys, time
+import glob, json, os, sys, time
 while True:
     try:
         if json.load(open("/etc/mlflow/rollback/change.json"))["phase"] == sys.argv[1]:
@@ -148,9 +149,9 @@ while True:
 for path in glob.glob("/proc/[0-9]*/cmdline"):
     words = open(path, "rb").read().split(b"\\0") if os.path.exists(path) else []
     if b"mlflow_service.change" in words and b"take-up" in words:
-        os.kill(int(path.split("/")[2]), signal.SIGSTOP)
+        os.kill(int(path.split("/")[2]), int(sys.argv[2]))
 """
-        self.host.check_output("timeout 180 python3 -c %s %s", code, phase)
+        self.host.check_output("timeout 180 python3 -c %s %s %s", code, phase, str(int(sent)))
 
     def lose_power(self) -> None:
         """Without a word to anybody; then boot again."""

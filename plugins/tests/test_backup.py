@@ -105,7 +105,8 @@ def test_restored_database_is_the_one_that_was_backed_up(here):
     assert rows(here.database) == ["first"]
 
 
-def test_log_of_the_replaced_database_is_not_played_into_the_restored_one(here):
+@pytest.mark.parametrize("gone", [False, True])
+def test_log_of_the_replaced_database_is_not_played_into_the_restored_one(here, gone):
     path = here.back_up()
     # A server that was killed leaves a log whose pages are newer than those of the file.
     code = (
@@ -114,8 +115,20 @@ def test_log_of_the_replaced_database_is_not_played_into_the_restored_one(here):
     code += "d.execute('INSERT INTO runs VALUES (\"later\")'); d.commit(); os._exit(0)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (here.home / "mlflow.db-wal").stat().st_size > 0
+    if gone:
+        here.database.unlink()
     here.restore(path)
     assert rows(here.database) == ["first"]
+
+
+def test_damaged_database_is_not_taken_for_a_backup(here):
+    write(here.database, *(f"run {number}" for number in range(5000)))
+    content = bytearray(here.database.read_bytes())
+    content[40960:45056] = bytes(4096)
+    here.database.write_bytes(content)
+    with pytest.raises(BackupError, match="is damaged"):
+        here.back_up()
+    assert here.left() == []
 
 
 def test_database_that_is_damaged_or_gone_is_restored(here):

@@ -30,14 +30,20 @@ def store(machine):
     return machine.client("read_store.py")
 
 
+def artifacts(machine):
+    """Checksums of all local artifacts but those of mlflow-check."""
+    found = "find . -path ./.mlflow-check -prune -o -type f -exec sha256sum {} +"
+    return machine.run(f"cd /var/lib/mlflow/artifacts && {found} | sort")
+
+
 @pytest.fixture
 def backup(machine):
     """The name of a backup, made once for all tests, of a store with something of every kind."""
-    if not machine.host.file(f"{FOLDER}/.the-name").exists:
+    if not machine.host.file("/srv/name").exists:
         machine.client("fill_store.py")
-        machine.run(f"mkdir -p {FOLDER}")
-        machine.host.check_output(f"printf %s > {FOLDER}/.the-name", back_up(machine))
-    return machine.run(f"cat {FOLDER}/.the-name")
+        machine.host.check_output("printf %s > /srv/artifacts", artifacts(machine))
+        machine.host.check_output("printf %s > /srv/name", back_up(machine))
+    return machine.run("cat /srv/name")
 
 
 def test_restore_gives_up_what_came_since_and_keeps_it_in_a_backup(machine, backup):
@@ -78,7 +84,7 @@ def test_restore_that_is_killed_can_be_run_again(machine, backup):
     run = machine.start_playbook(
         "--extra-vars", json.dumps({"mlflow_backup": backup}), playbook="playbooks/restore.yml"
     )
-    machine.freeze_change("restoring the backup")
+    machine.catch_change("restoring the backup")
     machine.lose_power()
     run.communicate()
     assert run.returncode != 0
@@ -100,9 +106,9 @@ WRONG = {
     "damaged file": ("printf x | dd of=database.sqlite bs=1 seek=5000 conv=notrunc", "is damaged: database.sqlite"),
     "short file": ("truncate --size=-1 database.sqlite", "is damaged: database.sqlite has"),
     "no file": ("rm database.sqlite", "database.sqlite"),
-    "manifest that was changed": ("sed -i s/3.17.2/3.17.0/ manifest.json", "manifest"),
-    "manifest that is none": ("echo nonsense > manifest.json", "manifest"),
-    "no manifest": ("rm manifest.json", "manifest"),
+    "manifest that was changed": ("sed -i s/3.17.2/3.17.0/ manifest.json", "its manifest.json was changed"),
+    "manifest that is none": ("echo nonsense > manifest.json", "its manifest.json can't be read"),
+    "no manifest": ("rm manifest.json", "There is no backup /var/backups/mlflow/20200101T000000Z-3.17.2; there are "),
 }
 
 
@@ -137,5 +143,4 @@ def test_fresh_machine_takes_everything_over(machine, backup):
     done = restore(new, target="bare", mlflow_backup=backup)
     assert done.status == 0, done.output[-3000:]
     assert store(new) == store(machine)
-    files = "cd /var/lib/mlflow/artifacts && find . -path ./.mlflow-check -prune -o -type f -exec sha256sum {} + | sort"
-    assert new.run(files) == machine.run(files) != ""
+    assert artifacts(new) == machine.run("cat /srv/artifacts") != ""

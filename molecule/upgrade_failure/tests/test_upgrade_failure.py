@@ -176,7 +176,7 @@ PHASES = [
 @pytest.mark.parametrize("phase", PHASES)
 def test_machine_may_lose_its_power_in_each_phase(machine, old, phase):
     run = start_upgrade(machine)
-    machine.freeze_change(phase)
+    machine.catch_change(phase)
     machine.lose_power()
     run.communicate()
     assert run.returncode != 0
@@ -187,8 +187,7 @@ def test_machine_may_lose_its_power_in_each_phase(machine, old, phase):
 
 def test_killed_program_is_undone_at_once(machine, old):
     run = start_upgrade(machine)
-    machine.freeze_change("checking the server")
-    machine.run("pkill -KILL -f 'mlflow_service.change take-up'")
+    machine.catch_change("checking the server", signal.SIGKILL)
     run.communicate()
     assert run.returncode != 0
     assert serves(machine, OLD)
