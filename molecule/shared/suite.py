@@ -19,7 +19,7 @@ import machine
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
 AT_ONCE = 2  # scenarios; each has one or two machines, and there may be no more than two cores
-LONG = ["default", "gcs", "postgresql"]
+LONG = ["default", "postgresql", "upgrade_failure", "gcs", "backup", "upgrade"]
 SHOWN_LINES = 120
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 CHECKS = {
