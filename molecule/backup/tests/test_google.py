@@ -1,8 +1,10 @@
 """Backups that go to a gs:// folder as well, with the credentials of the virtual machine."""
 
+import json
+
 import pytest
 from google_cloud import OBJECT_USER
-from steps import FOLDER, back_up, failed_backup, left, manifest, program
+from steps import FOLDER, back_up, failed_backup, left, manifest, program, rows
 
 BUCKET = "mlflow-backups"
 PLACE = "machines/one"
@@ -93,6 +95,16 @@ def test_backup_comes_back_from_google_as_it_was(sender):
         sender.run(f"diff --recursive {made['path']} {path}")
         assert sender.run(f"find {path} -printf '%m %u\\n' | sort -u").splitlines() == ["600 root", "700 root"]
         sender.run("rm -r /srv/fetched")
+
+
+def test_playbook_restores_from_google(sender):
+    before, made = rows(sender), back_up(sender)
+    sender.run(f"rm -r {made['path']}")
+    sender.client("log_everything.py")
+    wanted = json.dumps({"mlflow_backup": f"{LOCATION}/latest"})
+    done = sender.playbook("--extra-vars", wanted, playbook="playbooks/restore.yml")
+    assert done.status == 0, done.output[-3000:]
+    assert rows(sender) == before
 
 
 @pytest.mark.parametrize("name", ["20210101T000000Z-3.17.2", "nonsense"])
