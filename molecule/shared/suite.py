@@ -1,6 +1,6 @@
 """All checks of the repository: ``python molecule/shared/suite.py [--lint | SCENARIO …]``.
 
-Without arguments: lint, unit tests, then every Molecule scenario, two at a time. What a check
+Without arguments: lint, unit tests, then every Molecule scenario, some at a time. What a check
 prints goes to ``build/test/``; of a failed one the end is shown. The last line is
 ``N passed, N failed``: pytest's tests where a check has some, the check itself where it has none.
 """
@@ -13,12 +13,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
-AT_ONCE = 2  # scenarios; each has one or two machines, and there may be no more than two cores
+AT_ONCE = 3  # scenarios; of two, both often wait for something, and more than three only wait for the two cores
 LONG = ["default", "postgresql", "upgrade_failure", "gcs", "backup", "upgrade"]
 SHOWN_LINES = 120
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,11 +36,12 @@ UNIT = "unit tests"
 
 @dataclass
 class Check:
-    """One command and how it went."""
+    """One command and how it went; `clean_up` is run after it where it fails."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    clean_up: list[str] = field(default_factory=list)
     passed: int = 0
     failed: int = 0
 
@@ -47,15 +49,9 @@ class Check:
         started = time.monotonic()
         log = LOGS / f"{self.name.replace(' ', '-')}.log"
         with log.open("w") as output:
-            status = subprocess.run(
-                self.command,
-                cwd=ROOT,
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
+            status = self.execute(self.command, output)
+        if status != 0 and self.clean_up:
+            self.execute(self.clean_up, subprocess.DEVNULL)
         said = ANSI.sub("", log.read_text(errors="replace"))
         self.count(said, status)
         verdict = "ok" if status == 0 else "FAILED"
@@ -64,6 +60,17 @@ class Check:
             print("\n".join(said.splitlines()[-SHOWN_LINES:]), flush=True)
             print(f"The whole of it: {log.relative_to(ROOT)}", flush=True)
         return self
+
+    def execute(self, command: list[str], output: IO[str] | int) -> int:
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
 
     def count(self, said: str, status: int) -> None:
         """Add up pytest's closing lines; a failed check counts as at least one failure."""
@@ -85,11 +92,13 @@ def scenarios() -> list[str]:
 
 def scenario_check(name: str) -> Check:
     environment = {"PY_COLORS": "0", "ANSIBLE_FORCE_COLOR": "0", "NO_COLOR": "1", "COLUMNS": "200"}
-    return Check(f"scenario {name}", ["molecule", "test", "--scenario-name", name], environment)
+    test, destroy = (["molecule", step, "--scenario-name", name] for step in ("test", "destroy"))
+    # Molecule destroys the machines of a test that failed, but not where it failed itself.
+    return Check(f"scenario {name}", test, environment, clean_up=destroy)
 
 
 def run_scenarios(names: list[str]) -> list[Check]:
-    """Run scenarios, two at a time, from images that are made once, before."""
+    """Run scenarios, some at a time, from images that are made once, before."""
     for suite in ("bookworm", "trixie"):
         machine.image(suite)
     machine.installed_image("bookworm")
