@@ -123,9 +123,128 @@ def brought_files(wanted: Iterable[dict], contents: dict[str, str]) -> dict[str,
     return files
 
 
+def other_database(uri: str, database: str) -> str:
+    """The URI of another database on the same server, with the same user, password and options.
+
+    Args:
+        uri: for SQLAlchemy, such as ``postgresql+psycopg2://user:password@host/one?sslmode=require``.
+        database: the other one's name.
+    """
+    address, _, options = uri.partition("?")
+    scheme, _, rest = address.partition("://")
+    kept = [option for option in options.split("&") if option and not option.startswith("dbname=")]
+    other = "%s://%s/%s" % (scheme, rest.partition("/")[0], urllib.parse.quote(database, safe=""))
+    return "?".join([other, "&".join(kept)] if kept else [other])
+
+
+PASSWORD_MINIMUM = 12  # MLflow's; see _validate_password in mlflow/utils/validation.py
+PUBLIC_PASSWORD = "password1234"  # what MLflow's admin had in older versions, and which it refuses
+USER_KEYS = {"name", "password", "admin", "state", "permissions"}
+PERMISSION_KINDS = ("experiments", "registered_models")
+
+
+def wrong_password(password: object, whose: str) -> str:
+    """A sentence about a password that MLflow would not take, without the password; empty where it is right."""
+    text = str(password)
+    if len(text) < PASSWORD_MINIMUM:
+        return "%s has fewer than %d characters, which MLflow refuses; take a longer one." % (whose, PASSWORD_MINIMUM)
+    if text == PUBLIC_PASSWORD:
+        return "%s is the one that everybody knows from older versions of MLflow; take another one." % whose
+    if not text.isascii() or not text.isprintable():
+        return "%s has characters beyond ASCII, which MLflow can't read in every request; take others." % whose
+    return ""
+
+
+def wrong_users(users: list, admin: str, permissions: list[str]) -> list[str]:
+    """Sentences about entries of ``mlflow_users`` that can't be, without a password in them.
+
+    Args:
+        users: the setting.
+        admin: name of the admin, who is none of them.
+        permissions: names that MLflow knows.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    for number, user in enumerate(users, 1):
+        if not isinstance(user, dict) or not str(user.get("name") or "").strip():
+            found.append("Entry %d of mlflow_users has no name." % number)
+            continue
+        name = str(user["name"])
+        found += wrong_user(user, name, permissions)
+        if name in seen:
+            found.append("mlflow_users has %s twice." % name)
+        if name == admin:
+            found.append(
+                "mlflow_users has %s, who is the admin of mlflow_auth_admin_username; "
+                "that one's password is mlflow_auth_admin_password." % name
+            )
+        seen.add(name)
+    return found
+
+
+def wrong_user(user: dict, name: str, permissions: list[str]) -> list[str]:
+    """The same about one entry that has a name."""
+    who = "mlflow_users: %s" % name
+    found = []
+    if re.search(r"[:\s]", name) or not name.isascii() or not name.isprintable():
+        found.append("%s is no name that can be sent as one; it has neither a colon nor a space and is ASCII." % who)
+    if unknown := sorted(str(key) for key in user if key not in USER_KEYS):
+        found.append("%s has %s, which is none of %s." % (who, unknown[0], ", ".join(sorted(USER_KEYS))))
+    state = user.get("state", "present")
+    if state not in ("present", "absent"):
+        found.append("%s has the state %s; it is present or absent." % (who, state))
+    if state == "present" and not user.get("password"):
+        found.append("%s has no password." % who)
+    elif state == "present" and (
+        wrong := wrong_password(user["password"], "The password of %s in mlflow_users" % name)
+    ):
+        found.append(wrong)
+    if not isinstance(user.get("admin", False), bool):
+        found.append("%s has an admin that is neither true nor false." % who)
+    given = user.get("permissions") or {}
+    if not isinstance(given, dict) or not all(isinstance(things or {}, dict) for things in given.values()):
+        found.append(
+            "%s has permissions in another form than {experiments: {NAME: READ}, registered_models: {NAME: READ}}."
+            % who
+        )
+        return found
+    for kind, things in given.items():
+        if kind not in PERMISSION_KINDS:
+            found.append("%s has permissions on %s; they are on %s." % (who, kind, " or ".join(PERMISSION_KINDS)))
+            continue
+        found += [
+            "%s has the permission %s on %s; take one of %s." % (who, permission, thing, ", ".join(permissions))
+            for thing, permission in (things or {}).items()
+            if permission not in permissions
+        ]
+    return found
+
+
+SECRET_LENGTH = 48  # random letters, digits, - and _: 288 bits
+
+
+def secret_files(secrets: Iterable[dict], folder: str, group: str, renewed: Iterable[str]) -> list[dict]:
+    """Entries for the module ``managed_files``: one file for each of the machine's own secrets.
+
+    Args:
+        secrets: ``name``, ``value`` (empty for one that is made on the machine) and ``root_only``.
+        folder: where the files are.
+        group: that may read those which are not for root only.
+        renewed: names of those to make anew.
+    """
+    files = []
+    for secret in secrets:
+        name, value = secret["name"], str(secret["value"])
+        content = {"secret": value} if value else {"random": SECRET_LENGTH, "renew": name in renewed}
+        readers = {"mode": "0600"} if secret.get("root_only") else {"group": group, "mode": "0640"}
+        files.append({"path": "%s/%s" % (folder, name.replace("_", "-")), **content, **readers})
+    return files
+
+
 class FilterModule:
     """Ansible's way to find the filters."""
 
     def filters(self) -> dict:
         named = (env_line, systemd_argument, allowed_hosts, postgres_uri, store_name, connection_pool, brought_files)
-        return {function.__name__: function for function in named}
+        accounts = (other_database, wrong_password, wrong_users, secret_files)
+        return {function.__name__: function for function in named + accounts}

@@ -48,6 +48,15 @@ options:
       secret:
         description: Text of the file where it holds secrets.
         type: str
+      random:
+        description: >-
+          Length of a secret that is made on the machine, of random letters, digits, C(-) and C(_). A file that has
+          a content keeps it.
+        type: int
+      renew:
+        description: With I(random), give the file a new content even where it has one.
+        type: bool
+        default: false
       copy_of:
         description: Path of a file on the machine to take the content from, which counts as secret.
         type: path
@@ -73,6 +82,7 @@ EXAMPLES = r"""
     entries:
       - {path: /etc/mlflow, mode: "0755"}
       - {path: /etc/mlflow/mlflow.env, secret: "{{ environment_text }}", group: mlflow, mode: "0640"}
+      - {path: /etc/mlflow/secrets/token, random: 48, group: mlflow, mode: "0640"}
 """
 
 RETURN = r"""
@@ -89,6 +99,7 @@ import grp
 import json
 import os
 import pwd
+import secrets
 import shutil
 import tempfile
 
@@ -192,8 +203,15 @@ def read(path):
         return file.read()
 
 
-def wanted_content(entry):
-    """The bytes that a file should hold; None for a folder."""
+def random_text(length):
+    """So many letters, digits, ``-`` and ``_`` from the machine's source of randomness."""
+    return secrets.token_urlsafe(length)[:length]
+
+
+def wanted_content(entry, before):
+    """The bytes that a file should hold, given those that it holds now, if any; None for a folder."""
+    if entry["random"]:
+        return before if before and not entry["renew"] else random_text(entry["random"]).encode("ascii")
     for kind in ("content", "secret"):
         if entry[kind] is not None:
             return entry[kind].encode("utf-8")
@@ -203,7 +221,7 @@ def wanted_content(entry):
 def difference(entry, before, after):
     """One entry of Ansible's diff; of a secret file only that it differs."""
     header = entry["path"]
-    if entry["secret"] is not None or entry["copy_of"]:
+    if entry["secret"] is not None or entry["random"] or entry["copy_of"]:
         return {"prepared": "%s: its content is secret and has changed\n" % header}
     return {"before_header": header, "after_header": header, "before": before, "after": after}
 
@@ -234,11 +252,11 @@ def apply(module, entry, rollback):
     """Bring one folder or file into its state; returns its diff, or None where it was right."""
     if entry["state"] == "absent":
         return apply_removal(module, entry, rollback)
-    content = wanted_content(entry)
+    path, wanted = entry["path"], wanted_attributes(entry)
+    before = read(path) if os.path.isfile(path) else None
+    content = wanted_content(entry, before)
     if content is None:
         return apply_folder(module, entry)
-    path, wanted = entry["path"], wanted_attributes(entry)
-    before = read(path) if os.path.exists(path) else None
     if before == content and attributes(path) == wanted:
         return None
     rollback.keep(path, module.check_mode)
@@ -261,12 +279,14 @@ def main():
                     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
                     "content": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
+                    "random": {"type": "int"},
+                    "renew": {"type": "bool", "default": False},
                     "copy_of": {"type": "path"},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "mode": {"type": "str", "required": True},
                 },
-                "mutually_exclusive": [["content", "secret", "copy_of"]],
+                "mutually_exclusive": [["content", "secret", "random", "copy_of"]],
             },
         },
         supports_check_mode=True,

@@ -16,17 +16,18 @@ from mlflow_service.backup import BackupError
 
 PACKAGES = Path(backup.__file__).parents[1]
 REVISION = "dc11669786a5"
+AUTH_REVISION = "f1a2b3c4d5e6"
 
 
-def write(path, *rows, revision=""):
-    """Add rows to a SQLite database in WAL mode, and give it a schema revision."""
+def write(path, *rows, revision="", versions="alembic_version"):
+    """Add rows to a SQLite database in WAL mode, and give it a schema revision in the table `versions`."""
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE IF NOT EXISTS runs (name TEXT)")
         database.executemany("INSERT INTO runs VALUES (?)", [(row,) for row in rows])
         if revision:
-            database.execute("CREATE TABLE alembic_version (version_num TEXT)")
-            database.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+            database.execute(f"CREATE TABLE {versions} (version_num TEXT)")
+            database.execute(f"INSERT INTO {versions} VALUES (?)", (revision,))
     database.close()
 
 
@@ -53,6 +54,17 @@ class Installation:
             "PYTHONPATH": str(PACKAGES),
         }
         write(self.database, "first", revision=REVISION)
+
+    def turn_accounts_on(self, *users):
+        """Have an auth database with users, as a server has that was started with accounts."""
+        self.environment["MLFLOW_SERVICE_AUTH_STORE_URI"] = f"sqlite:///{self.home}/auth.db"
+        write(self.home / "auth.db", *users, revision=AUTH_REVISION, versions="alembic_version_auth")
+
+    def turn_accounts_off(self):
+        del self.environment["MLFLOW_SERVICE_AUTH_STORE_URI"]
+
+    def about_accounts(self, path):
+        return backup.about_accounts(backup.read_manifest(path), backup.Service(self.environment))
 
     def back_up(self, **options):
         return backup.create(self.environment, self.backups, **options)
@@ -161,6 +173,57 @@ def test_other_databases_and_secrets_come_back(here):
     here.restore(path)
     assert rows(here.home / "auth.db") == ["user"]
     assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("key", 0o640)
+
+
+def test_accounts_come_back_with_the_runs(here):
+    here.turn_accounts_on("ann")
+    path = here.back_up()
+    manifest = backup.read_manifest(path)
+    assert manifest["schema_revision"] == REVISION
+    assert manifest["auth"] == {"file": "databases/auth.db", "schema_revision": AUTH_REVISION}
+    write(here.database, "later")
+    write(here.home / "auth.db", "bob")
+    here.restore(path)
+    assert (rows(here.database), rows(here.home / "auth.db")) == (["first"], ["ann"])
+    assert here.about_accounts(path) == ""
+
+
+def test_accounts_stay_where_the_backup_has_none(here):
+    path = here.back_up()
+    here.turn_accounts_on("ann")
+    here.restore(path)
+    assert rows(here.home / "auth.db") == ["ann"]
+    assert here.about_accounts(path) == f"The backup {path.name} has no accounts; those of the server stay as they are."
+
+
+def test_accounts_of_a_backup_wait_until_they_are_turned_on(here):
+    here.turn_accounts_on("ann")
+    path = here.back_up()
+    here.turn_accounts_off()
+    (here.home / "auth.db").unlink()
+    here.restore(path)
+    assert rows(here.home / "auth.db") == ["ann"]
+    assert "are restored, and not in use, because mlflow_auth_enabled is false" in here.about_accounts(path)
+
+
+def test_accounts_that_are_being_turned_on_hinder_no_backup(here):
+    here.environment["MLFLOW_SERVICE_AUTH_STORE_URI"] = f"sqlite:///{here.home}/auth.db"
+    manifest = backup.read_manifest(here.back_up())
+    assert list(manifest["files"]) == ["database.sqlite"]
+    assert "auth" not in manifest
+    assert not (here.home / "auth.db").exists()
+
+
+def test_nothing_is_restored_where_not_all_of_it_fits(here, monkeypatch):
+    here.turn_accounts_on("ann")
+    path = here.back_up()
+    write(here.database, "later")
+    # Each of the two fits, both do not.
+    free = max(file["bytes"] for file in backup.read_manifest(path)["files"].values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    with pytest.raises(BackupError, match="What is restored wants up to"):
+        here.restore(path)
+    assert rows(here.database) == ["first", "later"]
 
 
 def test_artifacts_come_back_where_they_were_asked_for(here):

@@ -90,3 +90,32 @@ def test_second_change_waits_and_says_so_when_it_waits_too_long(machine):
     too_long = pytest.raises(change.ChangeError, match="Another run has been changing this machine")
     with change.locked(machine), too_long, change.locked(machine, timeout=0.2):
         pass
+
+
+@pytest.mark.parametrize(
+    "tracking, auth, can",
+    [
+        ("dc11669786a5", "", True),
+        ("dc11669786a5", "f1a2b3c4d5e6", True),
+        ("dc11669786a5", "a1b2c3d4e5f6", False),  # known of the other database only
+        ("f1a2b3c4d5e6", "", False),
+    ],
+)
+def test_release_starts_from_a_backup_when_it_knows_both_schemas(tracking, auth, can):
+    manifest = {"schema_revision": tracking, **({"auth": {"schema_revision": auth}} if auth else {})}
+    assert change.can_start(manifest, ["dc11669786a5", "a1b2c3d4e5f6", "+f1a2b3c4d5e6"]) is can
+
+
+@pytest.mark.parametrize(
+    "before, after, new",
+    [
+        ("", 'MLFLOW_SERVICE_AUTH_STORE_URI="sqlite:////a/auth.db"\n', True),
+        ('MLFLOW_SERVICE_AUTH_STORE_URI="sqlite:////a/auth.db"\n', 'MLFLOW_SERVICE_AUTH_STORE_URI="x"\n', True),
+        ('MLFLOW_SERVICE_AUTH_STORE_URI="sqlite:////a/auth.db"\n', "", False),
+        ("", "", False),
+    ],
+)
+def test_accounts_that_are_turned_on_may_have_an_older_schema(machine, before, after, new):
+    machine.env.write_text(before)
+    replace(machine, machine.env, after)
+    assert change.Change(machine, request(machine)).has_new_accounts(change.settings.read(machine.env)) is new

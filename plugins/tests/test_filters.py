@@ -130,3 +130,83 @@ def test_files_come_from_the_control_node_or_the_machine_or_not_at_all():
         "/etc/b": {"copy_of": "/srv/there.json"},
         "/etc/d": {"secret": "text"},
     }
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("postgresql+psycopg2://?keepalives_idle=30", "postgresql+psycopg2:///mlflow_auth?keepalives_idle=30"),
+        (
+            "postgresql+psycopg2://u:p%40s%2F@db:5433/one?sslmode=require",
+            "postgresql+psycopg2://u:p%40s%2F@db:5433/mlflow_auth?sslmode=require",
+        ),
+        ("postgresql+psycopg2://u@db/one", "postgresql+psycopg2://u@db/mlflow_auth"),
+        ("postgresql+psycopg2://u@db", "postgresql+psycopg2://u@db/mlflow_auth"),
+        ("postgresql+psycopg2:///?host=/run/pg&dbname=one", "postgresql+psycopg2:///mlflow_auth?host=/run/pg"),
+    ],
+)
+def test_other_database_keeps_server_user_password_and_options(uri, expected):
+    assert filters.other_database(uri, "mlflow_auth") == expected
+
+
+PERMISSIONS = ["READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"]
+ALICE = {"name": "alice", "password": "correct horse battery"}
+
+
+def wrong(*users):
+    return " ".join(filters.wrong_users(list(users), "admin", PERMISSIONS))
+
+
+def test_users_in_every_right_form_pass():
+    full = {
+        **ALICE,
+        "admin": True,
+        "state": "present",
+        "permissions": {"experiments": {"a b": "READ", "*": "USE"}, "registered_models": None},
+    }
+    assert wrong(full, {"name": "bob", "state": "absent"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("user", "sentence"),
+    [
+        ({"password": "correct horse battery"}, "Entry 1 of mlflow_users has no name."),
+        ("alice", "Entry 1 of mlflow_users has no name."),
+        ({**ALICE, "name": "admin"}, "the admin of mlflow_auth_admin_username"),
+        ({**ALICE, "name": "a:b"}, "neither a colon nor a space"),
+        ({**ALICE, "name": "zoë"}, "is ASCII"),
+        ({"name": "alice"}, "alice has no password"),
+        ({"name": "alice", "password": "too short"}, "fewer than 12 characters"),
+        ({"name": "alice", "password": "password1234"}, "everybody knows"),
+        ({"name": "alice", "password": "pässword long enough"}, "beyond ASCII"),
+        ({**ALICE, "state": "gone"}, "present or absent"),
+        ({**ALICE, "admin": "yes"}, "neither true nor false"),
+        ({**ALICE, "permision": {}}, "has permision, which is none of"),
+        ({**ALICE, "permissions": {"experiments": {"churn": "WRITE"}}}, "the permission WRITE on churn; take one of READ"),
+        ({**ALICE, "permissions": {"models": {"churn": "READ"}}}, "permissions on models; they are on experiments or"),
+        ({**ALICE, "permissions": {"experiments": ["churn"]}}, "in another form"),
+        ({**ALICE, "permissions": ["churn"]}, "in another form"),
+    ],
+)  # fmt: skip
+def test_user_that_can_not_be_is_named_in_a_sentence_without_the_password(user, sentence):
+    said = wrong(user)
+    assert sentence in said
+    assert "correct horse" not in said
+    assert "long enough" not in said
+
+
+def test_user_named_twice_is_refused():
+    assert "mlflow_users has alice twice." in wrong(ALICE, ALICE)
+
+
+def test_given_secrets_are_written_and_others_made_on_the_machine():
+    secrets = [
+        {"name": "admin_password", "value": "", "root_only": True},
+        {"name": "flask_secret_key", "value": "given"},
+        {"name": "kek_passphrase", "value": ""},
+    ]
+    assert filters.secret_files(secrets, "/etc/mlflow/secrets", "mlflow", ["kek_passphrase"]) == [
+        {"path": "/etc/mlflow/secrets/admin-password", "random": 48, "renew": False, "mode": "0600"},
+        {"path": "/etc/mlflow/secrets/flask-secret-key", "secret": "given", "group": "mlflow", "mode": "0640"},
+        {"path": "/etc/mlflow/secrets/kek-passphrase", "random": 48, "renew": True, "group": "mlflow", "mode": "0640"},
+    ]

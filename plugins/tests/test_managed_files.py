@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import re
 import stat
 
 import pytest
@@ -129,3 +130,48 @@ def test_copy_is_made_before_the_next_entry_replaces_its_source_and_never_shown(
 def test_copy_of_a_file_that_is_not_there_is_refused(write, tmp_path):
     said = write({"path": "b.conf", "copy_of": str(tmp_path / "a.conf"), "mode": "0600"})
     assert said["msg"] == f"{tmp_path}/a.conf can't be read or written: No such file or directory."
+
+
+def made(path="token", **more):
+    return {"path": path, "random": 48, "mode": "0640", **more}
+
+
+def test_random_content_is_made_once_and_kept(write, tmp_path):
+    write(made())
+    first = (tmp_path / "token").read_text()
+    assert re.fullmatch(r"[A-Za-z0-9_-]{48}", first)
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o640
+    assert not write(made())["changed"]
+    assert (tmp_path / "token").read_text() == first
+
+
+def test_random_content_is_another_one_for_each_file(write, tmp_path):
+    write(made("a"), made("b"))
+    assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
+
+
+def test_what_a_person_has_written_is_kept_and_an_empty_file_is_filled(write, tmp_path):
+    (tmp_path / "token").write_text("by hand\n")
+    (tmp_path / "empty").touch()
+    write(made(), made("empty"))
+    assert (tmp_path / "token").read_text() == "by hand\n"
+    assert len((tmp_path / "empty").read_text()) == 48
+
+
+def test_random_content_is_renewed_on_demand_with_a_way_back(write, tmp_path):
+    write(made())
+    first = (tmp_path / "token").read_text()
+    write(state="settled")
+    assert write(made(renew=True))["changed"]
+    assert (tmp_path / "token").read_text() != first
+    write(state="restored")
+    assert (tmp_path / "token").read_text() == first
+
+
+def test_random_content_shows_nowhere_and_check_mode_makes_none(write, tmp_path):
+    assert write(made(), check=True)["changed"]
+    assert not (tmp_path / "token").exists()
+    result = write(made())
+    assert (tmp_path / "token").read_text() not in str(result)
+    renewed = write(made(renew=True))
+    assert (tmp_path / "token").read_text() not in str(renewed)

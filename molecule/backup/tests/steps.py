@@ -16,12 +16,13 @@ from pathlib import Path
 from mlflow_service import backup, settings
 backup.restore_database(Path(sys.argv[1]), settings.read("/etc/mlflow/mlflow.env"))
 """
+TRACKING, AUTH = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVICE_AUTH_STORE_URI"
 # Number and checksum of the rows of each table; see mlflow_service/transfer.py. As the service's user.
 ROWS = """
-import json, os
+import json, os, sys
 from mlflow_service import settings, transfer
 os.environ.update(settings.read("/etc/mlflow/mlflow.env"))
-with transfer._open(os.environ["MLFLOW_BACKEND_STORE_URI"], "store") as connection:
+with transfer._open(os.environ[sys.argv[1]], "store") as connection:
     tables = transfer._tables(connection)
     print(json.dumps({name: transfer._fingerprint(connection, table, lambda *_: None) for name, table in tables.items()}))
 """
@@ -34,9 +35,9 @@ def program(machine: Machine, code: str, *arguments: str, as_service: bool = Fal
     return machines.docker("exec", "--interactive", machine.name, *user, PYTHON, "-", *arguments, input=code)
 
 
-def rows(machine: Machine) -> dict[str, list[int]]:
-    """Number and checksum of the rows of each table of the store."""
-    return json.loads(program(machine, ROWS, as_service=True).splitlines()[-1])
+def rows(machine: Machine, database: str = TRACKING) -> dict[str, list[int]]:
+    """Number and checksum of the rows of each table of the store, or of the auth database."""
+    return json.loads(program(machine, ROWS, database, as_service=True).splitlines()[-1])
 
 
 def playbook(machine: Machine) -> Run:

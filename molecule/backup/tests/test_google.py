@@ -20,12 +20,12 @@ print(backup.resolve(sys.argv[1], Path(sys.argv[2]), settings.read("/etc/mlflow/
 OTHERS = """
 import json, shutil, sys
 from pathlib import Path
-from mlflow_service import backup, settings
+from mlflow_service import backup, bucket, settings
 path = Path("/srv/20200101T000000Z-3.17.2")
 shutil.copytree(sys.argv[1], path)
 manifest = json.loads((path / "manifest.json").read_text()) | {"name": path.name, "host": "other"}
 (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": backup.manifest_checksum(manifest)}))
-backup.upload(path, sys.argv[2], settings.read("/etc/mlflow/mlflow.env"))
+bucket.upload(path, sys.argv[2], settings.read("/etc/mlflow/mlflow.env"))
 shutil.rmtree(path)
 """
 
@@ -137,9 +137,9 @@ def test_upload_that_breaks_off_counts_as_no_backup(sender, google):
     code = """
 import json, sys
 from pathlib import Path
-from mlflow_service import backup, settings
+from mlflow_service import backup, bucket as place, settings
 marks = backup.read_manifest_alone(Path(sys.argv[1]))["host"]
-with backup.google(sys.argv[2], settings.read("/etc/mlflow/mlflow.env")) as (client, bucket, folder):
+with place.google(sys.argv[2], settings.read("/etc/mlflow/mlflow.env")) as (client, bucket, folder):
     blob = client.bucket(bucket).blob(f"{folder}/20220101T000000Z-3.17.2/database.sqlite")
     blob.metadata = {"host": marks}
     blob.upload_from_string(b"half")

@@ -1,9 +1,11 @@
 """The same for PostgreSQL on the machine, which serves from here on."""
 
+import json
+
 import pytest
 from fixtures import wait_until
 from secrecy import watched_command_lines
-from steps import FOLDER, RESTORE, SERVER, back_up, failed_backup, failure, left, manifest, program, restore, rows
+from steps import AUTH, FOLDER, RESTORE, SERVER, back_up, failed_backup, failure, left, manifest, program, restore, rows
 
 POSTGRESQL = {"mlflow_backend_store": "postgresql", "postgresql_install": True, "mlflow_backend_switch": "keep"}
 PASSWORD = "p@ss:w/rd#%?&x"
@@ -12,6 +14,13 @@ BY_PASSWORD = {
     "mlflow_postgres_password": PASSWORD,
     "mlflow_postgres_connection_string": "postgresql://mlflow:p%40ss%3Aw%2Frd%23%25%3F%26x@127.0.0.1:5432/mlflow?application_name=x",
 }
+ACCOUNTS = {
+    "mlflow_auth_enabled": True,
+    "mlflow_users": [
+        {"name": "ann", "password": "correct-horse-1", "permissions": {"experiments": {"Default": "MANAGE"}}},
+        {"name": "bob", "password": "correct-horse-2"},
+    ],
+}
 LARGE = "CREATE TABLE large AS SELECT md5(n::text) || md5((n + 1)::text) || md5((n + 2)::text) AS t FROM generate_series(1, 600000) n"
 
 
@@ -19,9 +28,9 @@ def ask(machine, query):
     return machine.host.check_output("psql --username=postgres --dbname=mlflow -Atc %s", query)
 
 
-def ask_as_service(machine, query):
-    command = "cd / && setpriv --reuid=mlflow --regid=mlflow --clear-groups psql --dbname=mlflow -Atc %s"
-    return machine.host.check_output(command, query)
+def ask_as_service(machine, query, database="mlflow"):
+    command = "cd / && setpriv --reuid=mlflow --regid=mlflow --clear-groups psql --dbname=%s -Atc %s"
+    return machine.host.check_output(command, database, query)
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +154,33 @@ def test_password_shows_in_no_command_line(postgresql):
     assert seen == []
     assert rows(postgresql) == before
     assert PASSWORD not in postgresql.run(f"journalctl --identifier=mlflow-backup; cat {made['path']}/manifest.json")
+
+
+def test_accounts_come_back_with_the_runs(postgresql):
+    """Users, their passwords and their permissions."""
+    postgresql.converge(**POSTGRESQL, **ACCOUNTS)
+    before, accounts = rows(postgresql), rows(postgresql, AUTH)
+    assert accounts["users"][0] == 3
+    made = back_up(postgresql)
+    assert manifest(postgresql, made["path"])["auth"]["schema_revision"] == "f1a2b3c4d5e6"
+    postgresql.run(f"systemctl stop {SERVER}")
+    ask_as_service(postgresql, "DROP TABLE metrics, tags CASCADE")
+    ask_as_service(postgresql, "DROP TABLE users, roles CASCADE", "mlflow_auth")
+    restore(postgresql, made["path"])
+    assert (rows(postgresql), rows(postgresql, AUTH)) == (before, accounts)
+    assert postgresql.is_healthy()
+    again = postgresql.playbook("--extra-vars", json.dumps({**POSTGRESQL, **ACCOUNTS}))
+    assert again.changed == 0, again.output[-3000:]  # every password and permission is right
+
+
+def test_accounts_stay_where_the_backup_has_none(postgresql):
+    postgresql.converge(**POSTGRESQL)
+    path = back_up(postgresql)["path"]
+    postgresql.converge(**POSTGRESQL, **ACCOUNTS)
+    accounts = rows(postgresql, AUTH)
+    done = postgresql.playbook(
+        "--extra-vars", json.dumps({**POSTGRESQL, **ACCOUNTS, "mlflow_backup": path}), playbook="playbooks/restore.yml"
+    )
+    assert done.status == 0, done.output[-3000:]
+    assert "has no accounts; those of the server stay as they are." in done.said
+    assert rows(postgresql, AUTH) == accounts

@@ -8,6 +8,13 @@ testinfra_hosts = ["ansible://mlflow-postgresql-bookworm"]
 
 SQLITE = {"mlflow_backend_store": "sqlite", "mlflow_backend_switch": "keep"}
 MOVED = {"mlflow_postgres_database": "moved", "mlflow_backend_switch": "migrate"}
+ACCOUNTS = {
+    "mlflow_auth_enabled": True,
+    "mlflow_users": [
+        {"name": "ann", "password": "correct-horse-1", "permissions": {"experiments": {"Default": "MANAGE"}}}
+    ],
+}
+MOVED_ACCOUNTS = {**ACCOUNTS, "mlflow_postgres_database": "moved_2", "mlflow_auth_database": "moved_2_auth"}
 BREAK = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''broken''; END';
 CREATE TRIGGER refuse BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION refuse();
@@ -72,3 +79,22 @@ def test_the_way_back_is_the_same(on_sqlite):
     moved = on_sqlite.client("read_store.py")
     on_sqlite.converge(mlflow_backend_store="sqlite", mlflow_backend_switch="migrate")
     assert on_sqlite.client("read_store.py") == moved
+
+
+def test_accounts_go_with_the_runs_or_stay_with_them(on_sqlite, local):
+    """All or nothing: of two databases, none is left behind."""
+    on_sqlite.converge(**SQLITE, **ACCOUNTS)
+    empty = {**MOVED_ACCOUNTS, "mlflow_users": [], "mlflow_backend_switch": "keep"}
+    on_sqlite.converge(**empty)  # makes the tables, and an admin of its own
+    on_sqlite.converge(**SQLITE, **ACCOUNTS)
+    local.ask(BREAK, "moved_2")
+    assert "Table runs, row run_uuid=" in on_sqlite.refuses(**MOVED_ACCOUNTS, mlflow_backend_switch="migrate")
+    assert local.ask("SELECT string_agg(username, ',') FROM users", "moved_2_auth") == "admin"
+    assert on_sqlite.is_healthy()
+
+    local.ask("DROP FUNCTION refuse CASCADE", "moved_2")
+    moved = on_sqlite.converge(**MOVED_ACCOUNTS, mlflow_backend_switch="migrate")
+    assert "accounts" in moved.said
+    assert local.ask("SELECT string_agg(username, ',' ORDER BY id) FROM users", "moved_2_auth") == "admin,ann"
+    again = on_sqlite.playbook("--extra-vars", json.dumps({**MOVED_ACCOUNTS, "mlflow_backend_switch": "migrate"}))
+    assert again.changed == 0, again.output[-3000:]  # passwords and permissions are those from before
