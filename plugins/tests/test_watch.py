@@ -125,15 +125,16 @@ def test_checks_in_a_row_are_counted_for_each_worker():
 def healing(tmp_path, monkeypatch):
     """Runs `heal` on a service of which it is said what it is; returns what it did and whom it killed."""
 
-    def run(workers, state, database=True, unit=None, restart_after=3):
-        killed = []
+    def run(workers, state, database=True, unit=None, **options):
+        killed, answered = [], options.pop("answered", False)
         properties = {"ActiveState": "active", "InvocationID": state.invocation} | (unit or {})
         monkeypatch.setattr(watch, "shown", lambda *_: properties)
         monkeypatch.setattr(watch, "database_answers", lambda _: database)
+        monkeypatch.setattr(watch, "answers", lambda _: answered)
         monkeypatch.setattr(watch.os, "kill", lambda pid, _: killed.append(pid))
         monkeypatch.setattr(watch.subprocess, "run", lambda command, **_: killed.append(command[-1]))
-        settings = watch.Settings(tmp_path, restart_after=restart_after)
-        return watch.heal(settings, {}, workers, state), killed
+        settings = watch.Settings(tmp_path, **options)
+        return watch.heal(settings, {"MLFLOW_SERVICE_URL": "http://127.0.0.1"}, workers, state), killed
 
     return run
 
@@ -157,6 +158,10 @@ def test_server_whose_database_is_down_is_left_alone_and_gets_time_afterwards(he
     assert killed == []
     assert "left alone" in done
     assert state.hung == {}
+
+
+def test_service_that_answers_somebody_is_not_killed(healing):
+    assert healing([], watch.State(silent=3), answered=True)[1] == []
 
 
 def test_nothing_is_killed_where_that_is_off(healing):
