@@ -133,7 +133,7 @@ units:
   returned: always
   type: dict
 timers:
-  description: The same of C(mlflow-backup.timer) and C(mlflow-gc.timer).
+  description: The same of C(mlflow-backup.timer), C(mlflow-gc.timer) and C(mlflow-check.timer).
   returned: always
   type: dict
 wrong_schedules:
@@ -195,7 +195,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
 UNITS = ("mlflow.socket", "mlflow.service")
-TIMERS = ("mlflow-backup.timer", "mlflow-gc.timer")
+TIMERS = ("mlflow-backup.timer", "mlflow-gc.timer", "mlflow-check.timer")
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Listen")
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 MIB = 1024 * 1024

@@ -1,0 +1,212 @@
+"""The deep check: which worker hangs, and what is done about it. The scenario `monitoring` has real servers."""
+
+import asyncio
+import json
+import os
+import socket
+import threading
+
+import pytest
+from mlflow_service import pulse, watch
+
+ENVIRONMENT = {"MLFLOW_SERVICE_PREVIOUS_SETTINGS": "/etc/mlflow/previous.env", "MLFLOW_CHECK_RESTART_AFTER": "3"}
+
+
+@pytest.fixture
+def runtime_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    return tmp_path
+
+
+def told(pid, answered=0, threads=True, warm=True):
+    return pulse.Worker(pid, {"warm": warm, "in_progress": 1, "answered": answered, "threads": threads})
+
+
+async def ask_in_thread(path, timeout=5.0):
+    return await asyncio.to_thread(pulse.ask, path, timeout)
+
+
+def test_worker_tells_that_it_works(runtime_folder):
+    async def steps():
+        one = pulse.Pulse(health)
+        await one.start()
+        (path,) = pulse.sockets(runtime_folder)
+        assert (await ask_in_thread(path)).state == {"warm": False, "in_progress": 0, "answered": 0}
+        one.warm = True
+        assert (await ask_in_thread(path)) == told_by_us()
+
+    async def health():
+        return 200
+
+    def told_by_us():
+        return pulse.Worker(os.getpid(), {"warm": True, "in_progress": 0, "answered": 0, "threads": True})
+
+    asyncio.run(steps())
+
+
+def test_worker_whose_threads_hang_tells_so_and_is_asked_once(runtime_folder, monkeypatch):
+    monkeypatch.setattr(pulse, "THREADS_SECONDS", 0.05)
+    asked = 0
+
+    async def hanging():
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+
+    async def steps():
+        one = pulse.Pulse(hanging)
+        one.warm = True
+        await one.start()
+        (path,) = pulse.sockets(runtime_folder)
+        for _ in range(3):
+            assert (await ask_in_thread(path)).state["threads"] is False
+        one.asked.cancel()
+
+    asyncio.run(steps())
+    assert asked == 1
+
+
+def test_worker_whose_event_loop_is_blocked_is_found_by_its_pid(runtime_folder):
+    blocked = threading.Event()
+
+    async def serve():
+        await pulse.Pulse(serve).start()
+        started.set()
+        await asyncio.sleep(0)
+        blocked.wait(30)
+
+    started = threading.Event()
+    server = threading.Thread(target=lambda: asyncio.run(serve()))
+    server.start()
+    started.wait(30)
+    (path,) = pulse.sockets(runtime_folder)
+    try:
+        assert pulse.ask(path, 0.2) == pulse.Worker(os.getpid(), None)
+    finally:
+        blocked.set()
+        server.join()
+
+
+def test_worker_that_is_gone_is_none(runtime_folder):
+    path = runtime_folder / "pulse-1.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert pulse.ask(path) is None
+
+
+@pytest.mark.parametrize(
+    "worker, hangs",
+    [
+        (told(1), False),
+        (told(1, threads=False, answered=7), True),
+        (told(1, threads=False, answered=8), False),  # slow, but something came out
+        (told(1, threads=False, answered=7, warm=False), False),
+        (pulse.Worker(1, None), True),
+        (pulse.Worker(2, None), True),
+    ],
+)
+def test_worker_hangs_when_nothing_comes_out_of_it(worker, hangs):
+    state = watch.State(answered={"1": 7})
+    assert bool(watch.judge([worker], state)) is hangs
+
+
+def test_checks_in_a_row_are_counted_for_each_worker():
+    state = watch.State()
+    for _ in range(2):
+        watch.judge([pulse.Worker(1, None), told(2)], state)
+    assert state.hung == {"1": 2}
+    watch.judge([told(1), told(2)], state)
+    assert state.hung == {}
+    watch.judge([], state)
+    assert state.silent == 1
+
+
+@pytest.fixture
+def healing(tmp_path, monkeypatch):
+    """Runs `heal` on a service of which it is said what it is; returns what it did and whom it killed."""
+
+    def run(workers, state, database=True, unit=None, **options):
+        killed, answered = [], options.pop("answered", False)
+        properties = {"ActiveState": "active", "InvocationID": state.invocation} | (unit or {})
+        monkeypatch.setattr(watch, "shown", lambda *_: properties)
+        monkeypatch.setattr(watch, "database_answers", lambda _: database)
+        monkeypatch.setattr(watch, "answers", lambda _: answered)
+        monkeypatch.setattr(watch.os, "kill", lambda pid, _: killed.append(pid))
+        monkeypatch.setattr(watch.subprocess, "run", lambda command, **_: killed.append(command[-1]))
+        settings = watch.Settings(tmp_path, **options)
+        return watch.heal(settings, {"MLFLOW_SERVICE_URL": "http://127.0.0.1"}, workers, state), killed
+
+    return run
+
+
+def test_one_worker_that_hangs_is_killed_alone(healing):
+    workers = [pulse.Worker(1, None), told(2)]
+    assert healing(workers, watch.State(hung={"1": 2})) == ("", [])
+    done, killed = healing(workers, watch.State(hung={"1": 3}))
+    assert killed == [1]
+    assert done == "killed worker 1, which is replaced"
+
+
+@pytest.mark.parametrize("workers, state", [([pulse.Worker(1, None)], {"hung": {"1": 3}}), ([], {"silent": 3})])
+def test_service_of_which_nothing_answers_is_killed(healing, workers, state):
+    assert healing(workers, watch.State(**state))[1] == ["mlflow.service"]
+
+
+def test_server_whose_database_is_down_is_left_alone_and_gets_time_afterwards(healing):
+    state = watch.State(hung={"1": 3})
+    done, killed = healing([pulse.Worker(1, None)], state, database=False)
+    assert killed == []
+    assert "left alone" in done
+    assert state.hung == {}
+
+
+def test_service_that_answers_somebody_is_not_killed(healing):
+    assert healing([], watch.State(silent=3), answered=True)[1] == []
+
+
+def test_nothing_is_killed_where_that_is_off(healing):
+    assert healing([pulse.Worker(1, None)], watch.State(hung={"1": 99}), restart_after=0) == ("", [])
+
+
+@pytest.mark.parametrize("unit", [{"ActiveState": "inactive"}, {"InvocationID": "another"}])
+def test_server_that_was_stopped_or_started_meanwhile_is_left_alone(healing, unit):
+    assert healing([pulse.Worker(1, None)], watch.State(hung={"1": 3}), unit=unit) == ("", [])
+
+
+def test_nothing_is_killed_during_a_change(healing, tmp_path):
+    (tmp_path / "rollback").mkdir()
+    (tmp_path / "rollback" / "change.json").touch()
+    assert healing([pulse.Worker(1, None)], watch.State(hung={"1": 3})) == ("", [])
+
+
+def test_lock_of_a_change_is_seen_and_kept(tmp_path):
+    (tmp_path / "rollback.lock").touch()
+    with watch.no_change(tmp_path) as free, watch.no_change(tmp_path) as also:
+        assert (free, also) == (True, False)
+
+
+def test_server_that_is_stopped_is_not_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "shown", lambda *_: {"ActiveState": "inactive", "InvocationID": ""})
+    monkeypatch.setattr(watch.metadata, "version", lambda _: "3.17.2")
+    result = watch.watch(watch.Settings(tmp_path), {}, watch.State())
+    assert watch.sentence(result) == "workers: mlflow.service is inactive"
+
+
+def test_metrics_are_prometheus_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "shown", lambda *_: {"Result": "exit-code"})
+    made = tmp_path / "20260101T000000Z-3.17.2"
+    made.mkdir()
+    manifest = {"created": "2026-01-01T00:00:00+00:00", "files": {"a": {"bytes": 5}, "b": {"bytes": 6}}, "name": "x"}
+    manifest |= {"mlflow_version": "3.17.2", "schema_revision": "r", "store": {}, "label": "", "format": 1}
+    monkeypatch.setattr(watch.backup, "read_manifest_alone", lambda _: manifest)
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    steps = {"health": {"ok": True, "milliseconds": 12.5, "error": None}}
+    settings = watch.Settings(tmp_path, backup_dir=str(tmp_path), certificates=['/no"thing.pem'])
+    result = {"version": "3.17.2", "ok": True, "steps": steps, "hung": 0}
+    lines = watch.metrics(settings, watch.State(last_success=1.5), result).splitlines()
+    assert "mlflow_check_ok 1" in lines
+    assert 'mlflow_check_step_seconds{step="health"} 0.0125' in lines
+    assert "mlflow_backup_ok 0" in lines
+    assert "mlflow_backup_timestamp_seconds 1767225600" in lines
+    assert "mlflow_backup_size_bytes 11" in lines
+    assert 'mlflow_certificate_expiry_timestamp_seconds{path="/no\\"thing.pem"} 0' in lines
