@@ -1,0 +1,340 @@
+#!/usr/bin/python
+# Copyright the authors of this repository
+# SPDX-License-Identifier: Apache-2.0
+"""Read everything the role haproxy decides by, in one trip to the machine."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: haproxy_state
+short_description: Read a machine's HAProxy and judge the certificate that it is to have
+description:
+  - Returns the machine, what is installed and runs, who holds the ports, and what is wrong with the certificate.
+  - Changes nothing, so it does the same in check mode. A private key is never written anywhere.
+options:
+  certificate:
+    description: The certificate with its chain, in PEM, where the control node has it.
+    type: str
+    default: ""
+  key:
+    description: Its private key, in PEM, where the control node has it.
+    type: str
+    default: ""
+  certificate_path:
+    description: Path on the machine of the certificate, where the machine has it.
+    type: path
+    default: ""
+  key_path:
+    description: Path on the machine of its key.
+    type: path
+    default: ""
+  names:
+    description: Host names and IP addresses that the certificate has to be for.
+    type: list
+    elements: str
+    required: true
+  ports:
+    description: TCP ports that HAProxy will listen on.
+    type: list
+    elements: int
+    required: true
+  networks:
+    description: What ought to be networks.
+    type: list
+    elements: str
+    default: []
+  config_path:
+    description: Path of HAProxy's configuration.
+    type: path
+    required: true
+  certificates_dir:
+    description: Folder of the certificates in use.
+    type: path
+    required: true
+  socket:
+    description: Path of HAProxy's admin socket.
+    type: path
+    required: true
+author: The authors of this repository
+"""
+
+EXAMPLES = r"""
+- name: Read the state of the machine
+  haproxy_state:
+    certificate_path: /etc/ssl/mlflow.pem
+    key_path: /etc/ssl/mlflow.key
+    names: [mlflow.example.com]
+    ports: [80, 443]
+    config_path: /etc/haproxy/haproxy.cfg
+    certificates_dir: /etc/haproxy/certificates
+    socket: /run/haproxy/admin.sock
+"""
+
+RETURN = r"""
+state:
+  description: >-
+    C(system), C(installed), C(config) (absent, package, ours, foreign), C(unit), C(running), C(ports_taken),
+    C(wrong_networks), C(certificate) and C(certificate_files).
+  returned: always
+  type: dict
+"""
+
+import datetime
+import glob
+import hashlib
+import ipaddress
+import itertools
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+MARK = "# Written by the Ansible role haproxy."
+COMMANDS = ("haproxy", "openssl")
+FAMILIES = {"debian": "debian", "ubuntu": "debian"}
+LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
+PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+SOCKET_SECONDS = 5
+
+
+class CertificateError(Exception):
+    """What is wrong with a certificate or its key; the text is the end of a sentence."""
+
+
+def read(path):
+    """The text of a file, or the empty string where it can't be read."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def run(*command):
+    """What a command prints, and whether it succeeded."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError:
+        return "", False
+    return done.stdout, done.returncode == 0
+
+
+def read_system():
+    release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
+    release = {key: value.strip("\"'") for key, value in release.items()}
+    likeness = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    return {
+        "root": os.geteuid() == 0,
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "id": "%s-%s" % (release.get("ID", ""), release.get("VERSION_ID", "")),
+        "name": release.get("PRETTY_NAME", "an unknown system"),
+        "family": next((FAMILIES[name] for name in likeness if name in FAMILIES), ""),
+        "has_ipv6": bool(read("/proc/net/if_inet6")),
+    }
+
+
+# The certificate
+
+
+def in_memory(text):
+    """A path under which a text can be opened that is on no disk."""
+    descriptor = os.memfd_create("pem")
+    os.write(descriptor, text.encode())
+    return "/proc/self/fd/%d" % descriptor
+
+
+def decoded(pem):
+    """A certificate's fields, as `ssl.SSLSocket.getpeercert` has them."""
+    try:
+        return ssl._ssl._test_decode_cert(in_memory(pem))
+    except (ssl.SSLError, ValueError) as error:
+        raise CertificateError("has a certificate that can't be read (%s)" % error) from error
+
+
+def fingerprint(der):
+    """SHA-256 in the notation of openssl and of browsers."""
+    return ":".join(re.findall("..", hashlib.sha256(der).hexdigest().upper()))
+
+
+def covers(names, wanted):
+    """Whether one of a certificate's names stands for the wanted one; see RFC 6125, 6.4.3."""
+    wanted = wanted.lower()
+    _, _, parent = wanted.partition(".")
+    return any(name.lower() in (wanted, "*." + parent if parent else wanted) for name in names)
+
+
+def describe(chain, now):
+    """What a chain, in PEM, says of itself; raises CertificateError where it can't serve."""
+    pems = PEM.findall(chain)
+    if not pems:
+        raise CertificateError("has no certificate in PEM")
+    certificates = [decoded(pem) for pem in pems]
+    for certificate, issuer in itertools.pairwise(certificates):
+        if certificate["issuer"] != issuer["subject"]:
+            raise CertificateError("is not in order: each certificate has to be followed by that of its issuer")
+    for certificate in certificates:
+        if ssl.cert_time_to_seconds(certificate["notAfter"]) <= now:
+            raise CertificateError("has expired on %s" % certificate["notAfter"])
+        if ssl.cert_time_to_seconds(certificate["notBefore"]) > now + 86400:
+            raise CertificateError("is not valid before %s" % certificate["notBefore"])
+    end = min(ssl.cert_time_to_seconds(certificate["notAfter"]) for certificate in certificates)
+    return {
+        "names": [value for kind, value in certificates[0].get("subjectAltName", ()) if kind in ("DNS", "IP Address")],
+        "fingerprint": fingerprint(ssl.PEM_cert_to_DER_cert(pems[0])),
+        "ends": datetime.datetime.fromtimestamp(end, datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "days": int((end - now) // 86400),
+    }
+
+
+def check_pair(chain, key):
+    """Raise CertificateError where the key is not the certificate's."""
+    if "PRIVATE KEY-----" not in key:
+        raise CertificateError("has a key file without a private key in PEM")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(in_memory(chain), in_memory(key), password=lambda: b"")
+    except (ssl.SSLError, ValueError, OSError) as error:
+        reason = getattr(error, "reason", None) or ""
+        if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+            raise CertificateError("has a key that belongs to another certificate") from error
+        if "ENCRYPTED" in key:
+            raise CertificateError("has a key with a passphrase, which HAProxy could not ask for") from error
+        raise CertificateError("or its key can't be used: %s" % (reason or error)) from error
+
+
+def judge(chain, key, names, now):
+    """What is known of a certificate; ``error`` is empty where HAProxy can serve the names with it.
+
+    ``id`` stands for certificate and key together, so that a file named by it never changes.
+    """
+    try:
+        check_pair(chain, key)
+        found = describe(chain, now)
+    except CertificateError as error:
+        return {"error": str(error), "id": "", "fingerprint": "", "names": [], "ends": "", "days": 0, "missing": names}
+    missing = [name for name in names if not covers(found["names"], name)]
+    identity = hashlib.sha256((chain + "\0" + key).encode()).hexdigest()[:12]
+    return {"error": "", "id": identity, "missing": missing, **found}
+
+
+# What runs
+
+
+def ask(path, command):
+    """What HAProxy answers on its admin socket, or nothing where it does not."""
+    try:
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(SOCKET_SECONDS)
+            admin.connect(path)
+            admin.sendall(command.encode() + b"\n")
+            return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+    except OSError:
+        return ""
+
+
+def read_running(path):
+    """Which configuration the process serves that answers new clients."""
+    said = dict(line.split(": ", 1) for line in ask(path, "show info").splitlines() if ": " in line)
+    return {"id": said.get("description", ""), "version": said.get("Version", "")}
+
+
+def read_unit():
+    shown, _ = run("systemctl", "show", "--property=ActiveState,UnitFileState", "haproxy.service")
+    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return {"active": values.get("ActiveState") == "active", "enabled": values.get("UnitFileState") == "enabled"}
+
+
+def whose_config(path):
+    """Who wrote the configuration: the package, this role, or somebody else."""
+    text = read(path)
+    if not text:
+        return "absent"
+    if text.startswith(MARK):
+        return "ours"
+    listed, _ = run("dpkg-query", "--show", "--showformat=${Conffiles}", "haproxy")
+    digest = hashlib.md5(text.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
+    return "package" if "%s %s" % (path, digest) in listed else "foreign"
+
+
+def port_holders(ports):
+    """Sentences about ports on which another program than HAProxy listens."""
+    found = []
+    for port in ports:
+        for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+            for line in read(path).splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTENING and int(fields[1].split(":")[1], 16) == port:
+                    name = holder(fields[9])
+                    if name != "haproxy":
+                        found.append("port %d, because %s does" % (port, name))
+    return sorted(set(found))
+
+
+def holder(inode):
+    """Name of the process that has the socket open."""
+    for folder in glob.glob("/proc/[0-9]*/fd"):
+        try:
+            if any(os.readlink(os.path.join(folder, name)) == "socket:[%s]" % inode for name in os.listdir(folder)):
+                return read(os.path.join(folder, "../comm")).strip()
+        except OSError:
+            continue
+    return "another program"
+
+
+def wrong_networks(networks):
+    """What is wrong with the networks, in words."""
+    found = []
+    for network in networks:
+        try:
+            if "/" not in network:
+                raise ValueError("%s has no prefix length, such as /32" % network)
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "certificate": {"type": "str", "default": ""},
+            "key": {"type": "str", "default": "", "no_log": True},
+            "certificate_path": {"type": "path", "default": ""},
+            "key_path": {"type": "path", "default": "", "no_log": False},
+            "names": {"type": "list", "elements": "str", "required": True},
+            "ports": {"type": "list", "elements": "int", "required": True},
+            "networks": {"type": "list", "elements": "str", "default": []},
+            "config_path": {"type": "path", "required": True},
+            "certificates_dir": {"type": "path", "required": True},
+            "socket": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    state = {
+        "system": read_system(),
+        "installed": all(shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") for name in COMMANDS),
+        "config": whose_config(wanted["config_path"]),
+        "unit": read_unit(),
+        "running": read_running(wanted["socket"]),
+        "ports_taken": port_holders(wanted["ports"]),
+        "wrong_networks": wrong_networks(wanted["networks"]),
+        "has_certificate": bool(wanted["certificate"]) or os.path.exists(wanted["certificate_path"]),
+        "has_key": bool(wanted["key"]) or os.path.exists(wanted["key_path"]),
+        "certificate": judge(
+            wanted["certificate"] or read(wanted["certificate_path"]),
+            wanted["key"] or read(wanted["key_path"]),
+            wanted["names"],
+            time.time(),
+        ),
+        "certificate_files": sorted(glob.glob(os.path.join(wanted["certificates_dir"], "*"))),
+    }
+    module.exit_json(changed=False, state=state)
+
+
+if __name__ == "__main__":
+    main()
