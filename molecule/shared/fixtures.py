@@ -123,7 +123,8 @@ class Machine:
         return [*units.split(), *sorted(files.splitlines())]
 
     def is_healthy(self) -> bool:
-        return self.host.run("mlflow-check").rc == 0
+        """Whether mlflow-check says so; where the server is just starting, on a busy machine too, it waits for that."""
+        return self.host.run("mlflow-check --timeout 120").rc == 0
 
     def main_pid(self) -> int:
         return int(self.run("systemctl show --property MainPID --value mlflow.service"))
