@@ -60,7 +60,7 @@ options:
     required: true
   database:
     description:
-      - A database on this machine's PostgreSQL that is part of the data, with that of the accounts; empty where none is.
+      - A database on this machine's PostgreSQL that is part of the data, with that of the accounts.
       - I(purge) drops those that I(owner) owns, and the user I(owner) where it owns nothing else.
     type: dict
     suboptions:
@@ -481,8 +481,9 @@ class Installation:
     def plan(self):
         self.plan_units()
         self.plan_folder(self.wanted["install_dir"], INSTALLED)
-        names = [os.path.basename(path) for path in self.wanted["files"] if is_within(path, self.wanted["config_dir"])]
         secrets = os.path.join(self.wanted["config_dir"], SECRETS)
+        files = [path for path in self.wanted["files"] if path != secrets]  # which are data
+        names = [os.path.basename(path) for path in files if is_within(path, self.wanted["config_dir"])]
         self.plan_folder(self.wanted["config_dir"], (*CONFIGURED, *names), secrets)
         if os.path.isdir(secrets):
             self.plan_data(secrets, "the generated secrets")
