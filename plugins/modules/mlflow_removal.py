@@ -60,11 +60,12 @@ options:
     required: true
   database:
     description:
-      - A database on this machine's PostgreSQL that is part of the data; empty where there is none.
-      - I(purge) drops it where I(owner) owns it, and the user I(owner) where it owns nothing else.
+      - A database on this machine's PostgreSQL that is part of the data, with that of the accounts.
+      - I(purge) drops those that I(owner) owns, and the user I(owner) where it owns nothing else.
     type: dict
     suboptions:
       name: {type: str, required: true, description: Name of the database.}
+      auth: {type: str, default: "", description: Name of the database of the accounts.}
       owner: {type: str, required: true, description: The server's user that owns it.}
       port: {type: int, required: true, description: The server's port, which is part of its socket's name.}
 author: The authors of this repository
@@ -142,9 +143,10 @@ POSTGRES_FACTS = """
 SELECT json_build_object(
   'owner', pg_get_userbyid(d.datdba), 'bytes', pg_database_size(d.oid),
   'role', r.oid IS NOT NULL, 'super', coalesce(r.rolsuper, false),
-  'others', (SELECT count(*) FROM pg_shdepend s WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = r.oid
-             AND s.dbid IS DISTINCT FROM d.oid
-             AND NOT (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid IS NOT DISTINCT FROM d.oid)))
+  'others', (WITH mine AS (SELECT oid FROM pg_database WHERE datname IN (:'name', :'other') AND datdba = r.oid)
+             SELECT count(*) FROM pg_shdepend s WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = r.oid
+             AND s.dbid NOT IN (SELECT oid FROM mine)
+             AND NOT (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid IN (SELECT oid FROM mine))))
 FROM (SELECT 1) AS one
 LEFT JOIN pg_database d ON d.datname = :'name' LEFT JOIN pg_roles r ON r.rolname = :'owner'
 """
@@ -267,11 +269,20 @@ def wrong_path(option, path):
 
 
 class Postgres:
-    """MLflow's database on this machine's PostgreSQL; ``facts`` is empty where there is neither it nor its user."""
+    """A database of MLflow's on this machine's PostgreSQL; ``facts`` is empty where there is neither it nor its user.
 
-    def __init__(self, module):
+    Args:
+        name: option with its name.
+        other: option with the name of the other one.
+    """
+
+    def __init__(self, module, name, other):
         self.module = module
-        self.wanted = module.params["database"] or {}
+        self.wanted = dict(module.params["database"] or {})
+        if self.wanted.get(name):
+            self.wanted.update(name=self.wanted[name], other=self.wanted[other])
+        else:
+            self.wanted = {}
         self.facts, self.error = {}, ""
         if self.wanted and shutil.which("psql") and account(POSTGRES):
             answer, self.error = self.ask(POSTGRES_FACTS, POSTGRES)
@@ -291,6 +302,8 @@ class Postgres:
             "name=" + wanted["name"],
             "-v",
             "owner=" + wanted["owner"],
+            "-v",
+            "other=" + wanted["other"],
         ]
         command += ["-p", str(wanted["port"]), "-d", database]
         code, out, err = self.module.run_command(command, data=query, cwd="/")
@@ -337,7 +350,8 @@ class Installation:
         self.purge = self.wanted["purge"]
         self.steps, self.kept, self.data = [], [], []
         self.units = self.read_units()
-        self.database = Postgres(module)
+        self.database = Postgres(module, "name", "auth")
+        self.accounts = Postgres(module, "auth", "name")
         self.account = account(self.wanted["user"])
 
     def step(self, phrase, function, *arguments):
@@ -467,8 +481,9 @@ class Installation:
     def plan(self):
         self.plan_units()
         self.plan_folder(self.wanted["install_dir"], INSTALLED)
-        names = [os.path.basename(path) for path in self.wanted["files"] if is_within(path, self.wanted["config_dir"])]
         secrets = os.path.join(self.wanted["config_dir"], SECRETS)
+        files = [path for path in self.wanted["files"] if path != secrets]  # which are data
+        names = [os.path.basename(path) for path in files if is_within(path, self.wanted["config_dir"])]
         self.plan_folder(self.wanted["config_dir"], (*CONFIGURED, *names), secrets)
         if os.path.isdir(secrets):
             self.plan_data(secrets, "the generated secrets")
@@ -609,22 +624,14 @@ class Installation:
         remove_empty(folder)
 
     def plan_database(self):
-        database, wanted = self.database, self.wanted["database"]
+        if self.accounts.facts.get("owner"):  # most machines have no accounts
+            self.plan_one_database(self.accounts)
+        database, wanted = self.database, self.database.wanted
         if not database.facts:
             if database.error:
                 self.data.append("the database %s of this machine's PostgreSQL (%s)" % (wanted["name"], database.error))
             return
-        if database.goes:
-            phrase = "the database %s of this machine's PostgreSQL" % wanted["name"]
-            counts = database.counts() if self.purge else []
-            held = held_by(counts)
-            self.data.append("%s (%s%s)" % (phrase, amount(database.facts["bytes"]), held))
-            if self.purge:
-                self.step(phrase, database.drop, 'DROP DATABASE IF EXISTS :"name" WITH (FORCE);')
-        elif database.facts.get("owner"):
-            self.kept.append(
-                "The database %s stays: it belongs to the user %s." % (wanted["name"], database.facts["owner"])
-            )
+        self.plan_one_database(database)
         phrase = "the user %s of this machine's PostgreSQL" % wanted["owner"]
         if database.user_goes:
             self.data.append(phrase)
@@ -632,6 +639,17 @@ class Installation:
                 self.step(phrase, database.drop, 'DROP ROLE IF EXISTS :"owner";')
         elif database.facts.get("role") and self.purge:
             self.kept.append("The user %s of PostgreSQL stays: it has other rights or tables too." % wanted["owner"])
+
+    def plan_one_database(self, database):
+        name = database.wanted["name"]
+        if database.goes:
+            phrase = "the database %s of this machine's PostgreSQL" % name
+            held = held_by(database.counts() if self.purge else [])
+            self.data.append("%s (%s%s)" % (phrase, amount(database.facts["bytes"]), held))
+            if self.purge:
+                self.step(phrase, database.drop, 'DROP DATABASE IF EXISTS :"name" WITH (FORCE);')
+        elif database.facts.get("owner"):
+            self.kept.append("The database %s stays: it belongs to the user %s." % (name, database.facts["owner"]))
 
 
 def remove_empty(folder):
@@ -699,7 +717,12 @@ def main():
             "files": {**words, "elements": "path"},
             "database": {
                 "type": "dict",
-                "options": {"name": text, "owner": text, "port": {"type": "int", "required": True}},
+                "options": {
+                    "name": text,
+                    "auth": {"type": "str", "default": ""},
+                    "owner": text,
+                    "port": {"type": "int", "required": True},
+                },
             },
         },
         supports_check_mode=True,
