@@ -1,10 +1,11 @@
 """Clients that notice every refused or failed request: ``python3 traffic.py PORT THREADS [NAME]``.
 
-Runs on the machine under test, against its loopback address; with a NAME, on a machine beside it, over TLS to the front
-of that name, which the CAs in ``/srv/ca.pem`` know, and with the header Authorization from ``/srv/authorization``. Each thread sends one request after
-the other, each over a new connection, half of them reads and half of them writes, until standard
-input ends. Then prints ``{"answered", "created", "failures", "longest_seconds"}`` as JSON;
-``created`` counts the runs that the server said it has stored.
+Runs on the machine under test, against its loopback address; with a NAME, on a machine beside it,
+over TLS to the front of that name, trusting the CAs in ``/srv/ca.pem``, with the header
+Authorization from ``/srv/authorization``. Each thread sends one request after the other, each over
+a new connection, half of them reads and half of them writes, until standard input ends. Then prints
+``{"answered", "created", "failures", "longest_seconds"}`` as JSON; ``created`` counts the runs that
+the server said it has stored.
 """
 
 import http.client

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 CLIENTS = HERE.parent / "clients"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 SCREENS = ROOT / "build" / "screens"
-NOW = datetime.datetime.now(datetime.timezone.utc)
+NOW = datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture(autouse=True)
