@@ -58,7 +58,7 @@ class Beside(Machine):
         return shown.partition("=")[2].strip()
 
     def trust(self, *pems: str) -> None:
-        self.host.check_output("printf %s > /srv/ca.pem", "\n".join(pems))
+        self.host.check_output("printf %%s %s > /srv/ca.pem", "\n".join(pems))
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def beside(front: Machine, ca: trustme.CA) -> Beside:
     password = front.run("cat /etc/mlflow/secrets/admin-password").strip()
     beside = Beside("Basic " + base64.b64encode(f"{ADMIN}:{password}".encode()).decode())
     beside.trust(own_certificate(front), ca.cert_pem.bytes().decode())
-    beside.host.check_output("printf %s > /srv/authorization", beside.authorization)
+    beside.host.check_output("printf %%s %s > /srv/authorization", beside.authorization)
     return beside
 
 
