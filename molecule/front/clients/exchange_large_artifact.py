@@ -27,4 +27,5 @@ with tempfile.TemporaryDirectory() as folder, mlflow.start_run() as run:
     back = mlflow.artifacts.download_artifacts(
         run_id=run.info.run_id, artifact_path="large.bin", dst_path=f"{folder}/back"
     )
-    print(json.dumps({"same": digest(Path(back)) == digest(sent)}))
+    same = digest(Path(back)) == digest(sent)
+print(json.dumps({"same": same}))

@@ -15,6 +15,18 @@ HERE = Path(__file__).resolve().parent
 CLIENTS = HERE.parent / "clients"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 SCREENS = ROOT / "build" / "screens"
+ASK_LOCALLY = """
+import ssl, urllib.request
+unchecked = ssl._create_unverified_context()
+print(urllib.request.urlopen("https://127.0.0.1/health", context=unchecked).status)
+"""
+SHOW_INFO = """
+import socket
+admin = socket.socket(socket.AF_UNIX)
+admin.connect("/run/haproxy/admin.sock")
+admin.sendall(b"show info\\n")
+print(admin.makefile().read())
+"""
 NOW = datetime.datetime.now(datetime.UTC)
 
 
@@ -114,13 +126,7 @@ def test_limits_meet_one_client_and_not_the_other(front: Machine, beside: Beside
     said = beside.run(many).split()
     assert set(said) == {"200", "429"}
     assert "retry-after: 2" in beside.curl().head
-    honest = front.run(
-        f"curl -s -o /dev/null -w '%{{http_code}}' --insecure --resolve {NAME}:443:127.0.0.1 https://{NAME}/health"
-        if front.host.run("command -v curl").rc == 0
-        else "python3 -c 'import ssl, urllib.request as u;"
-        ' c = ssl._create_unverified_context(); r = u.Request("https://127.0.0.1/health");'
-        " print(u.urlopen(r, context=c).status)'"
-    )
+    honest = front.host.check_output("python3 -c %s", ASK_LOCALLY)
     assert honest == "200"
     front.converge()
 
@@ -134,10 +140,10 @@ def test_a_thousand_slow_connections_keep_nobody_out(front: Machine, beside: Bes
         assert slow.stdout.readline().strip() == "open"
         for _ in range(20):
             assert beside.curl(path=SEARCH).status == 200
-        current = 'echo \'import socket; s = socket.socket(socket.AF_UNIX); s.connect("/run/haproxy/admin.sock");'
-        current += ' s.sendall(b"show info\\n"); print(s.makefile().read())\' | python3 -'
         wait_until(
-            lambda: int(re.search(r"CurrConns: (\d+)", front.run(current))[1]) < 50, 60, "the slow ones are cut off"
+            lambda: int(re.search(r"CurrConns: (\d+)", front.host.check_output("python3 -c %s", SHOW_INFO))[1]) < 50,
+            60,
+            "the slow ones are cut off",
         )
         said = json.loads(slow.communicate()[0])
     assert (said["opened"], said["open"]) == (1000, 0)
@@ -187,7 +193,7 @@ def test_certificate_is_replaced_under_load_and_a_bad_one_never(front: Machine, 
     # From files on the machine, and back to the self-signed one
     for name in ("certificate", "key"):
         pem = Path(other[f"haproxy_{name}_file"]).read_text()
-        front.host.check_output(f"umask 077; printf %s > /root/{name}.pem", pem)
+        front.host.check_output(f"umask 077; printf %%s %s > /root/{name}.pem", pem)
     front.converge(haproxy_certificate_file="/root/certificate.pem", haproxy_key_file="/root/key.pem")
     assert beside.fingerprint() not in (old, new)
     front.converge()
