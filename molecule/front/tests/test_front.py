@@ -87,7 +87,8 @@ def test_strangers_to_the_name_and_misfits_are_refused(front: Machine, beside: B
     for scheme in ("https", "http"):
         assert beside.curl("--header", "Host: evil.example", scheme=scheme).status == 421
         assert beside.curl("--header", "Host: mlflow.test.evil.example", scheme=scheme).status == 421
-    assert beside.curl("--header", "X-Long: " + "x" * 20000).status in (400, 431)
+    assert beside.curl("--header", "X-Long: " + "x" * 20000, "--http1.1").status == 400
+    assert beside.curl("--header", "X-Long: " + "x" * 20000, "--http2").status == 0  # HTTP/2 ends the stream
     assert beside.curl("--header", "Transfer-Encoding: chunked", "--data", "x", "--http1.1").status == 411
     beside.run("truncate --size=33M /tmp/big")
     runs = "/api/2.0/mlflow/runs/search"
