@@ -123,7 +123,7 @@ def test_limits_meet_one_client_and_not_the_other(front: Machine, beside: Beside
     front.converge(**settings)
     assert beside.curl(scheme="http", name=f"{NAME}:8404", path="/metrics").status == 200
     assert beside.curl(path="/metrics").status != 403
-    many = f"seq 100 | xargs -P4 -I_ curl -s -o /dev/null --cacert /srv/ca.pem -w '%{{http_code}}\\n' https://{NAME}/health"
+    many = f"seq 100 | xargs -P4 -I@ curl -s -o /dev/null --cacert /srv/ca.pem -w '%{{http_code}}\\n' https://{NAME}/health"
     said = beside.run(many).split()
     assert set(said) == {"200", "429"}
     assert "retry-after: 2" in beside.curl().head
