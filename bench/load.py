@@ -10,6 +10,7 @@ import json
 import math
 import selectors
 import socket
+import ssl
 import sys
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ class Load:
         ramp: seconds before answers count, in which the clients spread out over the server's work.
         seconds: how long answers count then. What is under way at the end is still waited for.
         timeout: seconds after which a request counts as failed.
+        tls: over TLS, whose handshake each client makes once; the certificate is not checked.
     """
 
     port: int
@@ -42,6 +44,7 @@ class Load:
     ramp: float
     seconds: float
     timeout: float
+    tls: bool = False
 
 
 @dataclass
@@ -71,6 +74,12 @@ class Client:
     connection: socket.socket | None = None
     sent: float = 0.0
     answer: bytearray = field(default_factory=bytearray)
+
+
+def unchecked() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def http_request(path: str, body: str) -> bytes:
@@ -143,6 +152,8 @@ class Clients:
             if client.connection is None:
                 client.connection = socket.create_connection((ADDRESS, self.load.port), timeout=self.load.timeout)
                 client.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.load.tls:
+                    client.connection = unchecked().wrap_socket(client.connection)
                 self.selector.register(client.connection, selectors.EVENT_READ, client)
             client.connection.sendall(client.request.replace(UNIQUE, b"%d" % self.unique))
         except OSError as error:
@@ -152,6 +163,9 @@ class Clients:
     def receive(self, client: Client) -> None:
         try:
             received = client.connection.recv(1 << 18)
+            # What TLS has decrypted already, the selector does not tell of.
+            while self.load.tls and client.connection.pending():
+                received += client.connection.recv(1 << 18)
         except OSError as error:
             self.fail(client, str(error))
             return

@@ -19,6 +19,7 @@ from pathlib import Path
 from artifacts import artifacts
 from changing import changing
 from figures import Row, table
+from fronting import front
 from machines import ROOT, NotMeasured, SetupError, say
 from provision import idle, provision
 from searching import search
@@ -31,7 +32,18 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="measure so many times, the median counts (3)")
     parser.add_argument("--seconds", type=float, default=8, help="how long many clients send, at each level (8)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench.json", help="build/bench.json")
-    names = ["provision", "idle", "start", "memory", "serving", "postgresql", "search", "artifacts", "changing"]
+    names = [
+        "provision",
+        "idle",
+        "start",
+        "memory",
+        "serving",
+        "postgresql",
+        "search",
+        "artifacts",
+        "front",
+        "changing",
+    ]
     parser.add_argument("--only", action="append", choices=names, help="measure this group only")
     arguments = parser.parse_args()
     repeat = arguments.repeat
@@ -44,6 +56,7 @@ def main() -> int:
         "postgresql": lambda: serving(repeat, arguments.seconds, "postgresql", "postgresql"),
         "search": lambda: search(repeat),
         "artifacts": lambda: artifacts(repeat),
+        "front": lambda: front(repeat),
         "changing": lambda: changing(repeat),
     }
 

@@ -70,6 +70,7 @@ class Server:
     Attributes:
         database: a SQLite file, or its name in the machine's PostgreSQL.
         filled_by: the machine's user who may write into it.
+        tls: whether load goes to it over TLS.
     """
 
     machine: Machine
@@ -79,6 +80,7 @@ class Server:
     stop_command: list[str]
     database: str
     filled_by: str
+    tls: bool = False
 
     def start(self) -> float:
         """Seconds until it is healthy. Where it runs already, this is a restart."""
@@ -121,7 +123,7 @@ class Server:
 
     def load(self, path: str, **load: Any) -> dict:
         """Send load to it; see load.py, `Load` and `Result`."""
-        what = {"port": self.port, "path": f"/api/2.0/mlflow/{path}", **load}
+        what = {"port": self.port, "tls": self.tls, "path": f"/api/2.0/mlflow/{path}", **load}
         return self.machine.inside("load.py", json.dumps(what))
 
 

@@ -203,12 +203,12 @@ with concurrent.futures.ThreadPoolExecutor(int(clients)) as pool:
         return json.loads(self.host.check_output("python3 -c %s %s %s %s %s", *arguments))
 
     @contextmanager
-    def traffic(self, threads: int = 4) -> Iterator[Traffic]:
+    def traffic(self, threads: int = 4, *name: str) -> Iterator[Traffic]:
         """Clients on the machine that go on for as long as the block lasts; the result is whole after it."""
         seen = Traffic()
         command = ["docker", "exec", "--interactive", self.name, "python3", "-c", (SHARED / "traffic.py").read_text()]
         clients = subprocess.Popen(
-            [*command, str(self.port), str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(self.port), str(threads), *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert clients.stdout.readline().strip() == "started"
         yield seen

@@ -1,16 +1,20 @@
-"""Clients that notice every refused or failed request: ``python3 traffic.py PORT THREADS``.
+"""Clients that notice every refused or failed request: ``python3 traffic.py PORT THREADS [NAME]``.
 
-Runs on the machine under test, against its loopback address. Each thread sends one request after
-the other, each over a new connection, half of them reads and half of them writes, until standard
-input ends. Then prints ``{"answered", "created", "failures", "longest_seconds"}`` as JSON;
-``created`` counts the runs that the server said it has stored.
+Runs on the machine under test, against its loopback address; with a NAME, on a machine beside it,
+over TLS to the front of that name, trusting the CAs in ``/srv/ca.pem``, with the header
+Authorization from ``/srv/authorization``. Each thread sends one request after the other, each over
+a new connection, half of them reads and half of them writes, until standard input ends. Then prints
+``{"answered", "created", "failures", "longest_seconds"}`` as JSON; ``created`` counts the runs that
+the server said it has stored.
 """
 
 import http.client
 import json
+import ssl
 import sys
 import threading
 import time
+from pathlib import Path
 
 TIMEOUT_SECONDS = 120
 SEARCH = ("/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"], "max_results": 5})
@@ -20,9 +24,13 @@ CREATE = ("/api/2.0/mlflow/runs/create", {"experiment_id": "0", "run_name": "tra
 class Client(threading.Thread):
     """One client; its results are read after it has been stopped and joined."""
 
-    def __init__(self, port: int, stop: threading.Event) -> None:
+    def __init__(self, port: int, stop: threading.Event, name: str = "") -> None:
         super().__init__()
         self.port = port
+        self.name = name
+        self.headers = {"Content-Type": "application/json"}
+        if name:
+            self.headers["Authorization"] = Path("/srv/authorization").read_text()
         self.stop = stop
         self.answered = 0
         self.created = 0
@@ -38,10 +46,16 @@ class Client(threading.Thread):
                 self.failures.append(f"{type(error).__name__}: {error}")
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
 
+    def connection(self) -> http.client.HTTPConnection:
+        if not self.name:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
+        trusted = ssl.create_default_context(cafile="/srv/ca.pem")
+        return http.client.HTTPSConnection(self.name, self.port, timeout=TIMEOUT_SECONDS, context=trusted)
+
     def request(self, path: str, body: dict) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
+        connection = self.connection()
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", path, json.dumps(body), self.headers)
             answer = connection.getresponse()
             said = answer.read()
         finally:
@@ -56,7 +70,7 @@ class Client(threading.Thread):
 def main() -> None:
     port, threads = int(sys.argv[1]), int(sys.argv[2])
     stop = threading.Event()
-    clients = [Client(port, stop) for _ in range(threads)]
+    clients = [Client(port, stop, *sys.argv[3:]) for _ in range(threads)]
     for client in clients:
         client.start()
     print("started", flush=True)

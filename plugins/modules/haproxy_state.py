@@ -95,7 +95,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 MARK = "# Written by the Ansible role haproxy."
-COMMANDS = ("haproxy", "openssl")
+COMMANDS = ("haproxy", "openssl", "kill")
 FAMILIES = {"debian": "debian", "ubuntu": "debian"}
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
