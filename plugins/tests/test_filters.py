@@ -210,3 +210,11 @@ def test_given_secrets_are_written_and_others_made_on_the_machine():
         {"path": "/etc/mlflow/secrets/flask-secret-key", "secret": "given", "group": "mlflow", "mode": "0640"},
         {"path": "/etc/mlflow/secrets/kek-passphrase", "random": 48, "renew": True, "group": "mlflow", "mode": "0640"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("password", "word"), [("short", "fewer than 12"), ("password1234", "everybody knows"), ("long enough for it", "")]
+)
+def test_admins_password_is_refused_by_the_settings_name(password, word):
+    said = filters.wrong_password(password, "mlflow_auth_admin_password")
+    assert (word in said) and bool(said) == bool(word)

@@ -67,10 +67,10 @@ class Caller:
                 return Answer(response.status, content.decode("utf-8", "replace"), named)
         raise AssertionError("not reached")
 
-    def post(self, path: str, **body: object) -> Answer:
+    def post(self, path: str, /, **body: object) -> Answer:
         return self.call("POST", path, body)
 
-    def get(self, path: str, **query: object) -> Answer:
+    def get(self, path: str, /, **query: object) -> Answer:
         return self.call("GET", f"{path}?{urllib.parse.urlencode(query, doseq=True)}" if query else path)
 
 

@@ -121,11 +121,13 @@ def test_no_folder_is_listed(admin: Caller, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:5001", "localhost.evil.example", "127.0.0.1.evil.example"]
+    "claimed", ["evil.example", "evil.example:5001", "localhost.evil.example", "127.0.0.1.evil.example"]
 )
-def test_server_answers_to_its_own_names_only(admin: Caller, host: str) -> None:
+def test_server_answers_to_its_own_names_only(admin: Caller, claimed: str) -> None:
     """So a page on a domain whose address becomes this server's can't read from it (DNS rebinding)."""
-    assert admin.call("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host}).status == 403
+    assert (
+        admin.call("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": claimed}).status == 403
+    )
 
 
 def test_pages_of_other_sites_neither_read_nor_change(admin: Caller) -> None:
