@@ -53,7 +53,7 @@ def test_every_rule_is_evaluated_and_none_is_needed(prometheus):
 
 
 def test_rules_notice_what_they_should_and_nothing_else(machine):
-    source = Path(__file__).parents[1] / "rules.test.yml"
+    source = Path(__file__).with_name("rules.test.yml")
     subprocess.run(["docker", "cp", str(source), f"{machine.name}:/etc/prometheus/rules.test.yml"], check=True)
     machine.run("cd /etc/prometheus && promtool test rules rules.test.yml")
 
