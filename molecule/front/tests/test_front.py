@@ -139,7 +139,7 @@ def test_limits_meet_one_client_and_not_the_other(front: Machine, beside: Beside
     settings = {"haproxy_client_max_requests": 40, "haproxy_monitoring_networks": [network, "127.0.0.0/8"]}
     converge(front, **settings)
     assert beside.curl(scheme="http", name=f"{NAME}:8404", path="/metrics").status == 200
-    assert beside.curl(path="/metrics").status != 403
+    assert beside.curl(path="/metrics").status in (200, 401, 404)  # what MLflow says of it
     many = f"seq 100 | xargs -P4 -I@ curl -s -o /dev/null --cacert /srv/ca.pem -w '%{{http_code}}\\n' https://{NAME}/health"
     said = beside.run(many).split()
     assert set(said) == {"200", "429"}
