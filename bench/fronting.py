@@ -6,8 +6,8 @@ from statistics import median
 
 from figures import Row, at_least, no_more_than
 from machines import CACHE, ROOT, Machine, NotMeasured, installed_image, run, say, started
-from serving import EXPERIMENTS_SEARCH, LOG_BATCH, RUNS, RUNS_SEARCH, Store
 from servers import BACKENDS, Server, pair
+from serving import EXPERIMENTS_SEARCH, LOG_BATCH, RUNS, RUNS_SEARCH, Store
 
 CLIENTS = 64
 SECONDS = 5.0

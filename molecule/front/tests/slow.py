@@ -27,10 +27,11 @@ class Slow:
         self.open += 1
         try:
             writer.write(b"GET / HTTP/1.1\r\nHost: mlflow.test\r\nX-Slow: ")
-            while not reader.at_eof():
+            ended = asyncio.ensure_future(reader.read())
+            while not ended.done():
                 writer.write(b"x")
                 await writer.drain()
-                await asyncio.wait([asyncio.ensure_future(reader.read(1000))], timeout=1)
+                await asyncio.wait([ended], timeout=1)
         except OSError:
             pass
         finally:
