@@ -20,7 +20,7 @@ import machine
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
 AT_ONCE = 3  # scenarios; of two, both often wait for something, and more than three only wait for the two cores
-LONG = ["default", "postgresql", "upgrade_failure", "gcs", "backup", "upgrade"]
+LONG = ["default", "postgresql", "upgrade_failure", "access", "front", "monitoring", "gcs", "backup", "upgrade"]
 SHOWN_LINES = 120
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 CHECKS = {
