@@ -65,13 +65,26 @@ def test_rules_notice_what_they_should_and_nothing_else(machine):
     machine.run("cd /etc/prometheus && promtool test rules rules.test.yml")
 
 
-def test_wrong_configuration_is_not_taken_up(machine, prometheus):
-    before = machine.run("sha256sum /etc/prometheus/prometheus.yml")
-    said = machine.refuses(monitoring_mlflow_ca_file="/no/such.pem")
-    assert "The new configuration was not taken up" in said
-    assert "/no/such.pem" in said
-    assert machine.run("sha256sum /etc/prometheus/prometheus.yml") == before
-    assert prometheus.value('up{job="mlflow"}') == 1
+def test_arguments_that_do_not_work_are_taken_back(machine, prometheus):
+    before = machine.run("sha256sum /etc/default/prometheus*")
+    said = machine.refuses(monitoring_prometheus_listen="192.0.2.1:9090")
+    assert "prometheus.service does not listen on 192.0.2.1:9090" in said
+    assert machine.run("sha256sum /etc/default/prometheus*") == before
+    wait_until(lambda: machine.listens_on(9090), 60, "Prometheus listens where it did")
+    wait_until(lambda: prometheus.query('up{job="mlflow"} == 1'), 60, "it scrapes")
+
+
+def test_wrong_settings_are_refused(machine):
+    before = machine.run("cat /etc/prometheus/*.yml /etc/default/prometheus* | sha256sum")
+    for settings, sentence in {
+        "parts": ({"monitoring_parts": ["grafana"]}, "value of monitoring_parts must be one or more of"),
+        "listen": ({"monitoring_node_listen": "9100"}, "monitoring_node_listen is 9100; it is an address and a port"),
+        "target": ({"monitoring_mlflow_targets": ["http://a"]}, "The targets have http://a"),
+        "percent": ({"monitoring_alert_error_percent": 100}, "monitoring_alert_error_percent is 100; take 1 to 99"),
+        "ca": ({"monitoring_mlflow_ca_file": "/no/such.pem"}, "names /no/such.pem, which is no file on the machine"),
+    }.values():
+        assert sentence in machine.refuses(**settings)
+    assert machine.run("cat /etc/prometheus/*.yml /etc/default/prometheus* | sha256sum") == before
 
 
 def test_nobody_elsewhere_can_reach_prometheus_and_the_exporters(machine):
