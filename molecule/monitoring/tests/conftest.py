@@ -1,23 +1,10 @@
 """The Prometheus on the machine, and the deep check's state there."""
 
 import json
-import time
 import urllib.parse
-from collections.abc import Callable
 
 import pytest
-from fixtures import Machine
-
-WAIT_SECONDS = 240
-
-
-def wait_until(condition: Callable[[], object], what: str) -> object:
-    """The first result of the condition that is true."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.5)
-    return result
+from fixtures import Machine, wait_until
 
 
 class Prometheus:
@@ -59,4 +46,4 @@ def quiet(machine: Machine, prometheus: Prometheus) -> None:
         return not wrong and len(machine.workers()) == machine.wanted_workers
 
     machine.wanted_workers = int(machine.run("sed -n 's/^MLFLOW_WORKERS=\"\\(.*\\)\"/\\1/p' /etc/mlflow/mlflow.env"))
-    wait_until(all_is_well, "nothing is wrong")
+    wait_until(all_is_well, 240, "nothing is wrong")

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from fixtures import wait_until
 
 pytestmark = pytest.mark.usefixtures("quiet")
 STARTS = "systemctl show --property NRestarts,ActiveEnterTimestampMonotonic,InvocationID mlflow.service"
@@ -31,15 +31,15 @@ def test_database_that_is_down_is_told_and_the_server_left_alone(machine, promet
     before, workers = machine.run(STARTS), machine.workers()
     assert ready(machine) == 200
     machine.run("systemctl stop postgresql@15-main.service")
-    wait_until(lambda: {"PostgresDown", "MlflowCheckFails"} <= prometheus.firing(), "the alerts fire")
+    wait_until(lambda: {"PostgresDown", "MlflowCheckFails"} <= prometheus.firing(), 240, "the alerts fire")
     assert "MlflowDown" not in prometheus.firing()
     assert ready(machine) == 503
     # Longer than it takes to restart what hangs.
     failures = "journalctl -t mlflow-check -o cat | grep -c 'database: '"
-    wait_until(lambda: int(machine.host.run(failures).stdout or 0) >= 4, "four checks have failed")
+    wait_until(lambda: int(machine.host.run(failures).stdout or 0) >= 4, 240, "four checks have failed")
     machine.run("systemctl start postgresql@15-main.service")
-    wait_until(lambda: ready(machine) == 200, "the server is back")
-    wait_until(lambda: not prometheus.firing() & {"PostgresDown", "MlflowCheckFails"}, "the alerts end")
+    wait_until(lambda: ready(machine) == 200, 240, "the server is back")
+    wait_until(lambda: not prometheus.firing() & {"PostgresDown", "MlflowCheckFails"}, 240, "the alerts end")
     assert machine.run(STARTS) == before
     assert machine.workers() == workers
 
@@ -50,10 +50,10 @@ def test_database_that_hangs_is_told_and_the_server_left_alone(machine):
     try:
         assert ready(machine) == 503
         seen = "journalctl -t mlflow-check -o cat | grep -c 'database: POST .* got no answer'"
-        wait_until(lambda: int(machine.host.run(seen).stdout or 0) >= 3, "three checks have got no answer")
+        wait_until(lambda: int(machine.host.run(seen).stdout or 0) >= 3, 240, "three checks have got no answer")
     finally:
         machine.run("systemctl kill --signal=SIGCONT postgresql@15-main.service")
-    wait_until(lambda: ready(machine) == 200, "the server is back")
+    wait_until(lambda: ready(machine) == 200, 240, "the server is back")
     assert machine.run(STARTS) == before
     assert machine.workers() == workers
 
@@ -62,10 +62,12 @@ def test_worker_that_is_stopped_is_replaced(machine):
     before, stopped = machine.run(STARTS), machine.workers()[0]
     machine.run(f"kill -{signal.SIGSTOP} {stopped}")
     wait_until(
-        lambda: stopped not in machine.workers() and len(machine.workers()) == machine.wanted_workers, "it is replaced"
+        lambda: stopped not in machine.workers() and len(machine.workers()) == machine.wanted_workers,
+        240,
+        "it is replaced",
     )
     assert machine.run(STARTS) == before
-    wait_until(machine.is_healthy, "the server works")
+    wait_until(machine.is_healthy, 240, "the server works")
 
 
 def test_worker_whose_event_loop_is_blocked_is_killed_alone(machine, prometheus):
@@ -73,20 +75,20 @@ def test_worker_whose_event_loop_is_blocked_is_killed_alone(machine, prometheus)
     script = Path(__file__).with_name("block_thread.py")
     subprocess.run(["docker", "cp", str(script), f"{machine.name}:/root/block_thread.py"], check=True)
     with subprocess.Popen(["docker", "exec", machine.name, "python3", "/root/block_thread.py", str(blocked)]) as tracer:
-        wait_until(lambda: blocked not in machine.workers(), "it is killed")
+        wait_until(lambda: blocked not in machine.workers(), 240, "it is killed")
         tracer.wait()
     assert check_said(machine, f"killed worker {blocked}, which is replaced")
-    wait_until(lambda: len(machine.workers()) == machine.wanted_workers, "it is replaced")
+    wait_until(lambda: len(machine.workers()) == machine.wanted_workers, 240, "it is replaced")
     assert set(others) <= set(machine.workers())
     assert machine.run(STARTS) == before
-    wait_until(lambda: "MlflowWorkerHung" in prometheus.firing(), "the alert fires")
+    wait_until(lambda: "MlflowWorkerHung" in prometheus.firing(), 240, "the alert fires")
 
 
 def test_server_that_hangs_as_a_whole_is_started_again(machine):
     before = machine.main_pid()
     machine.run("systemctl kill --signal=SIGSTOP mlflow.service")
-    wait_until(lambda: machine.main_pid() not in (0, before), "it is started again")
-    wait_until(machine.is_healthy, "the server works")
+    wait_until(lambda: machine.main_pid() not in (0, before), 240, "it is started again")
+    wait_until(machine.is_healthy, 240, "the server works")
     assert check_said(machine, "killed the service, which systemd starts again")
 
 

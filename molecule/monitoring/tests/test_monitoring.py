@@ -8,8 +8,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
-from fixtures import ROOT
+from fixtures import ROOT, wait_until
 
 DASHBOARD = json.loads((ROOT / "files" / "grafana-mlflow.json").read_text())
 QUERIES = {
@@ -18,9 +17,15 @@ QUERIES = {
 EMPTY_IS_GOOD = {"Server errors A"}
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def used(machine):
     """A server that clients have used, with a backup."""
+    if not machine.host.file("/run/used-by-the-tests").exists:
+        use(machine)
+        machine.run("touch /run/used-by-the-tests")
+
+
+def use(machine):
     machine.client("log_everything.py")
     machine.run("systemctl start mlflow-backup.service")
     machine.run("systemctl start mlflow-check.service")
@@ -31,7 +36,7 @@ def test_every_target_is_up(prometheus):
         targets = prometheus.ask("targets")["activeTargets"]
         return {each["labels"]["job"] for each in targets if each["health"] == "up"} if targets else set()
 
-    wait_until(lambda: all_up() == {"prometheus", "mlflow", "node", "postgres"}, "all targets are up")
+    wait_until(lambda: all_up() == {"prometheus", "mlflow", "node", "postgres"}, 240, "all targets are up")
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
@@ -39,14 +44,16 @@ def test_every_query_of_the_dashboard_has_an_answer(prometheus, query):
     if query in {QUERIES[name] for name in EMPTY_IS_GOOD}:
         prometheus.query(query)
     else:
-        wait_until(lambda: prometheus.query(query), "Prometheus has seen enough")
+        wait_until(lambda: prometheus.query(query), 240, "Prometheus has seen enough")
 
 
 def test_every_rule_is_evaluated_and_none_is_needed(prometheus):
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert len(rules) >= 13
     wait_until(
-        lambda: "unknown" not in {r["health"] for g in prometheus.ask("rules")["groups"] for r in g["rules"]}, "all ran"
+        lambda: "unknown" not in {r["health"] for g in prometheus.ask("rules")["groups"] for r in g["rules"]},
+        240,
+        "all ran",
     )
     assert {rule["health"] for group in prometheus.ask("rules")["groups"] for rule in group["rules"]} == {"ok"}
     assert prometheus.firing() == set()
@@ -58,13 +65,26 @@ def test_rules_notice_what_they_should_and_nothing_else(machine):
     machine.run("cd /etc/prometheus && promtool test rules rules.test.yml")
 
 
-def test_wrong_configuration_is_not_taken_up(machine, prometheus):
-    before = machine.run("sha256sum /etc/prometheus/prometheus.yml")
-    said = machine.refuses(monitoring_mlflow_ca_file="/no/such.pem")
-    assert "The new configuration was not taken up" in said
-    assert "/no/such.pem" in said
-    assert machine.run("sha256sum /etc/prometheus/prometheus.yml") == before
-    assert prometheus.value('up{job="mlflow"}') == 1
+def test_arguments_that_do_not_work_are_taken_back(machine, prometheus):
+    before = machine.run("sha256sum /etc/default/prometheus*")
+    said = machine.refuses(monitoring_prometheus_listen="192.0.2.1:9090")
+    assert "prometheus.service does not listen on 192.0.2.1:9090" in said
+    assert machine.run("sha256sum /etc/default/prometheus*") == before
+    wait_until(lambda: machine.listens_on(9090), 60, "Prometheus listens where it did")
+    wait_until(lambda: prometheus.query('up{job="mlflow"} == 1'), 60, "it scrapes")
+
+
+def test_wrong_settings_are_refused(machine):
+    before = machine.run("cat /etc/prometheus/*.yml /etc/default/prometheus* | sha256sum")
+    for settings, sentence in [
+        ({"monitoring_parts": ["grafana"]}, "monitoring_parts has grafana; take prometheus, node or postgres"),
+        ({"monitoring_node_listen": "9100"}, "monitoring_node_listen is 9100; it is an address and a port"),
+        ({"monitoring_mlflow_targets": ["http://a"]}, "The targets have http://a"),
+        ({"monitoring_alert_error_percent": 100}, "monitoring_alert_error_percent is 100; take 1 to 99"),
+        ({"monitoring_mlflow_ca_file": "/no/such.pem"}, "names /no/such.pem, which is no file on the machine"),
+    ]:
+        assert sentence in machine.refuses(**settings)
+    assert machine.run("cat /etc/prometheus/*.yml /etc/default/prometheus* | sha256sum") == before
 
 
 def test_nobody_elsewhere_can_reach_prometheus_and_the_exporters(machine):
@@ -126,7 +146,7 @@ def test_result_of_the_check_is_there_for_the_node_exporter(machine, prometheus)
     text = machine.run("cat /var/lib/prometheus/node-exporter/mlflow.prom")
     steps = dict(re.findall(r'mlflow_check_step_ok\{step="(\w+)"\} (\d)', text))
     assert steps == dict.fromkeys(("workers", "health", "version", "database", "artifacts"), "1")
-    wait_until(lambda: prometheus.query("mlflow_backup_size_bytes > 1000"), "the backup is seen")
+    wait_until(lambda: prometheus.query("mlflow_backup_size_bytes > 1000"), 240, "the backup is seen")
     assert prometheus.value("mlflow_certificate_expiry_timestamp_seconds") > 0
 
 
