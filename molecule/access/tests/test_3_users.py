@@ -236,6 +236,12 @@ def test_server_whose_admin_lost_the_password_is_still_the_machines(machine: Mac
     assert is_let_in(machine, "admin", admin_password(machine))
 
 
+def test_deep_check_gets_in(machine: Machine) -> None:
+    begun = float(machine.run("date +%s.%N"))
+    machine.run("systemctl start mlflow-check.service")
+    assert json.loads(machine.run("cat /run/mlflow-check/state.json"))["last_success"] > begun
+
+
 def test_local_key_is_new_at_each_start_and_the_old_one_is_worth_nothing(machine: Machine) -> None:
     old = machine.run("cat /run/mlflow/local-token")
     assert is_let_in(machine, "admin", old)
