@@ -1,13 +1,16 @@
-"""Connections that are slow on purpose: ``slow.py NAME CONNECTIONS``. Says "open" once they are, with how many are.
+"""Connections that are slow on purpose: ``slow.py NAME CONNECTIONS``. Says "open" once they are.
 
-Each has made its TLS handshake and sends a byte of a request's head each second, as slow-loris does, until standard input
-ends. Then prints how many the server had not closed.
+Each has made its TLS handshake and sends a byte of a request's head each second, as slow-loris does. When standard input
+ends, prints how many it had opened and how many the server has still not closed ``PATIENCE`` seconds later: on a busy
+machine it takes us a while to see that the server has closed a thousand.
 """
 
 import asyncio
 import json
 import ssl
 import sys
+
+PATIENCE = 30  # seconds
 
 trusted = ssl.create_default_context(cafile="/srv/ca.pem")
 
@@ -46,6 +49,7 @@ async def main() -> None:
         await asyncio.sleep(0.1)
     print("open", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
+    await asyncio.wait(tasks, timeout=PATIENCE)
     print(json.dumps({"opened": slow.opened, "open": slow.open}), flush=True)
     for task in tasks:
         task.cancel()
