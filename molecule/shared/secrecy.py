@@ -7,10 +7,9 @@ from contextlib import contextmanager
 
 import machine as machines
 
-# Reads a list of secrets from standard input, and prints which command lines had one of them until that was closed.
+# Prints every command line that there was, once, when standard input has ended.
 WATCHER = """
 import json, os, sys, threading
-secrets = [secret.encode() for secret in json.loads(sys.stdin.readline())]
 stop, seen = threading.Event(), set()
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
 print("started", flush=True)
@@ -18,12 +17,10 @@ while not stop.wait(0.005):
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                line = file.read()
+                seen.add(file.read().replace(b"\\0", b" "))
         except OSError:
             continue
-        if any(secret in line for secret in secrets):
-            seen.add(line.replace(b"\\0", b" ").decode(errors="replace")[:500])
-print(json.dumps(sorted(seen)))
+print(json.dumps(sorted(line.decode(errors="replace") for line in seen)))
 """
 FOLDERS = "/etc /opt/mlflow/current/ /var/lib/mlflow /var/log /tmp /var/tmp /root /run"
 
@@ -34,7 +31,7 @@ def watched_command_lines(machine: str, secrets: list[str], control_node: bool =
 
     Args:
         machine: name of the container.
-        secrets: what to look for.
+        secrets: what to look for; the block may add some that it only then learns of.
         control_node: whether to look at the processes here, too.
     """
     there = ["docker", "exec", "--interactive", machine, "python3", "-c", WATCHER]
@@ -44,13 +41,12 @@ def watched_command_lines(machine: str, secrets: list[str], control_node: bool =
     seen: list[str] = []
     try:
         for watcher in watchers:
-            print(json.dumps(secrets), file=watcher.stdin, flush=True)
             assert watcher.stdout.readline().strip() == "started"
         yield seen
     finally:
         said = [watcher.communicate(timeout=30)[0] for watcher in watchers]
-    for lines in said:
-        seen += json.loads(lines)
+    lines = {line for lines in said for line in json.loads(lines)}
+    seen += sorted(line[:500] for line in lines if any(secret in line for secret in secrets))
 
 
 def files_with(machine: str, secrets: list[str], condition: str = "") -> list[str]:
