@@ -86,7 +86,7 @@ class Searched(Machine):
         self.run("touch /run/begun")
 
     def journal(self) -> str:
-        return self.run("journalctl --no-pager --output=export")
+        return self.host.run("journalctl --no-pager --output=export").stdout_bytes.decode(errors="replace")
 
     def units(self) -> str:
         return self.run("systemctl show '*'")
