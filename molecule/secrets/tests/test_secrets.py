@@ -13,7 +13,7 @@ from secrecy import watched_command_lines
 
 NAME = "mlflow-secrets"
 CANARY = "canary-on-a-command-line"
-SPECIAL = " %/@'\"\\$:{"  # each of which somebody has to quote on the way, and could get wrong
+SPECIAL = " %/@'\"\\${"  # each of which somebody has to quote on the way, and could get wrong
 
 
 @dataclass
@@ -37,8 +37,8 @@ def runs(machine: Searched, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs = Runs(ControlNode(tmp_path_factory.mktemp("node")))
     secrets, file = runs.secrets, tmp_path_factory.mktemp("inventory") / "settings.json"
 
-    def password(user: str = "") -> str:
-        return secrets.add(random.token_hex(12) + SPECIAL.replace(":", ""), user)
+    def password() -> str:
+        return secrets.add(secrets.add(random.token_hex(12)) + SPECIAL)  # the former shows however the latter is quoted
 
     def key() -> dict[str, str]:
         made = beside(NAME).service_account(f"account-{random.token_hex(4)}")
@@ -47,8 +47,7 @@ def runs(machine: Searched, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return {f"mlflow_gcp_key_{name}": value for name, value in made.items() if name != "universe_domain"}
 
     def user() -> list[dict]:
-        name = "alice"
-        return [{"name": name, "password": secrets.add(random.token_urlsafe(18), name)}]
+        return [{"name": "alice", "password": secrets.add(random.token_urlsafe(18), "alice")}]
 
     machine.mark()
     with watched_command_lines(machine.name, secrets.forms, control_node=True) as runs.command_lines:
