@@ -80,10 +80,11 @@ def test_secrets_are_in_use(machine: Searched, runs: Runs):
     assert len(runs.secrets.forms) > 100
     for path in ("/etc/mlflow/mlflow.env", "/etc/mlflow/google-credentials.json", "/etc/mlflow/secrets/metrics-token"):
         assert runs.secrets.within(machine.run(f"cat {path}")), path
-    up = "curl -s 'http://127.0.0.1:9090/api/v1/query?query=up%7Bjob=%22mlflow%22%7D'"
+    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+    query = "http://127.0.0.1:9090/api/v1/query?query=up%7Bjob=%22mlflow%22%7D"
 
     def scraped() -> bool:
-        found = json.loads(machine.run(up))["data"]["result"]
+        found = json.loads(machine.host.check_output("python3 -c %s %s", ask, query))["data"]["result"]
         return bool(found) and found[0]["value"][1] == "1"
 
     wait_until(scraped, 30, "Prometheus gets MLflow's metrics")
