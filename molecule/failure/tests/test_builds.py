@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from fixtures import ROOT, wait_until
@@ -116,6 +117,11 @@ def test_two_runs_at_once_build_one_release(machine):
 
 
 def test_old_releases_are_pruned_and_the_running_one_stays(machine):
+    before = Path(machine.run("readlink /opt/mlflow/current")).name
+    machine.converge(mlflow_releases_keep=2)
+    now = Path(machine.run("readlink /opt/mlflow/current")).name
+    assert now != before
+    assert set(builds(machine)) == {now, before}  # and not a newer one that never ran
     machine.converge(mlflow_releases_keep=1)
     (left,) = builds(machine)
     assert machine.run("readlink /opt/mlflow/current").endswith(left)
