@@ -203,6 +203,10 @@ def test_certificate_is_replaced_under_load_and_a_bad_one_never(front: Machine, 
             "HAProxy does not take the configuration, so nothing of what runs has changed",
         ),
     ]
+    whole = front.playbook("--extra-vars", json.dumps({**expired, "mlflow_port": 5002}))
+    assert whole.status != 0
+    assert "The certificate of haproxy_certificate_file has expired on" in whole.said
+    assert "TASK [mlflow :" not in whole.output  # so MLflow's play has not begun
     for settings, said in bad:
         assert said in refuses(front, settings), settings
         assert front_state(front) == before, settings
