@@ -210,3 +210,13 @@ def test_metrics_are_prometheus_text(tmp_path, monkeypatch):
     assert "mlflow_backup_timestamp_seconds 1767225600" in lines
     assert "mlflow_backup_size_bytes 11" in lines
     assert 'mlflow_certificate_expiry_timestamp_seconds{path="/no\\"thing.pem"} 0' in lines
+
+
+def test_certificates_are_named_or_found_by_a_pattern(tmp_path):
+    for name in ("b.pem", "a.pem", "a.pem.key"):
+        (tmp_path / name).touch()
+    assert watch.certificates(["/gone.pem", f"{tmp_path}/*.pem", "/gone/*.pem"]) == [
+        "/gone.pem",
+        f"{tmp_path}/a.pem",
+        f"{tmp_path}/b.pem",
+    ]

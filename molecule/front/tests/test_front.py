@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from conftest import BESIDE, NAME, Beside, lines, own_certificate
 from fixtures import ROOT, Machine, Run, wait_until
 
@@ -169,6 +170,15 @@ def test_a_thousand_slow_connections_keep_nobody_out(front: Machine, beside: Bes
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as slow:
         assert slow.stdout.readline().strip() == "open"
         assert json.loads(slow.communicate()[0])["opened"] <= 200
+
+
+def test_end_of_the_certificate_is_exported(front: Machine):
+    front.run("systemctl start mlflow-check.service")
+    exported = front.run("grep ^mlflow_certificate_expiry /var/lib/prometheus/node-exporter/mlflow.prom")
+    path, seconds = re.fullmatch(r'mlflow_certificate_expiry_timestamp_seconds\{path="(.+)"\} (\d+)', exported).groups()
+    served = x509.load_pem_x509_certificate(own_certificate(front).encode())
+    assert path.startswith("/etc/haproxy/certificates/")
+    assert int(seconds) == int(served.not_valid_after_utc.timestamp())
 
 
 def test_certificate_is_replaced_under_load_and_a_bad_one_never(front: Machine, beside: Beside, issue, ca):
