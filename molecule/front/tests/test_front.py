@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from conftest import BESIDE, NAME, Beside, lines, own_certificate
+from cryptography import x509
 from fixtures import ROOT, Machine, Run, wait_until
 
 HERE = Path(__file__).resolve().parent
