@@ -32,10 +32,10 @@ ALLOWED = {
     r"(GET|POST) .*/ui-telemetry$": "that telemetry is off",
     r"(GET|POST) /graphql$": "an answer without what the caller may not read",
 }  # fmt: skip
-# Not called as a user: what takes long, and does nothing to others' data.
+# Not called as a user. MLflow lets every account do so; it takes long, and tells or changes nothing of others.
 NOT_CALLED = {
-    "/ajax-api/3.0/mlflow/gateway/supported-models": "fetches a list of models from the network, which tests have not",
-    "/ajax-api/3.0/mlflow/demo/generate": "makes a demonstration of the caller's own, for a minute",
+    "/ajax-api/3.0/mlflow/gateway/supported-models": "fetches a list of models from the Internet",
+    "/ajax-api/3.0/mlflow/demo/generate": "makes the experiment of MLflow's demonstration",
 }
 WHAT_OTHERS_HAVE = [
     ("experiments/get", "experiment_id"),
