@@ -41,14 +41,20 @@ def start(port: int, command: list[str]) -> float:
 
 
 class Api:
-    """MLflow's REST API on 127.0.0.1, over one connection."""
+    """MLflow's REST API on 127.0.0.1, over one connection.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        authorization: the header of that name; empty for none.
+    """
+
+    def __init__(self, port: int, authorization: str = "") -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.headers = {"Content-Type": "application/json"}
+        if authorization:
+            self.headers["Authorization"] = authorization
 
     def post(self, path: str, body: dict) -> dict:
-        headers = {"Content-Type": "application/json"}
-        self.connection.request("POST", f"/api/2.0/mlflow/{path}", json.dumps(body), headers)
+        self.connection.request("POST", f"/api/2.0/mlflow/{path}", json.dumps(body), self.headers)
         answer = self.connection.getresponse()
         content = answer.read()
         if answer.status != 200:
@@ -56,9 +62,9 @@ class Api:
         return json.loads(content)
 
 
-def seed(port: int, runs: int) -> dict:
+def seed(port: int, runs: int, authorization: str) -> dict:
     """Make an experiment with so many runs, as training would; returns the ids of both."""
-    post = Api(port).post
+    post = Api(port, authorization).post
     experiment = post("experiments/create", {"name": f"bench-{time.time_ns()}"})["experiment_id"]
     ids = []
     for number in range(runs):
@@ -171,6 +177,7 @@ def main() -> None:
     command = commands.add_parser("seed")
     command.add_argument("port", type=int)
     command.add_argument("runs", type=int)
+    command.add_argument("authorization")
     command = commands.add_parser("is-count")
     command.add_argument("port", type=int)
     command.add_argument("experiment")
@@ -183,7 +190,7 @@ def main() -> None:
     elif arguments.do == "rest":
         print(json.dumps(rest(arguments.unit)))
     elif arguments.do == "seed":
-        print(json.dumps(seed(arguments.port, arguments.runs)))
+        print(json.dumps(seed(arguments.port, arguments.runs, arguments.authorization)))
     elif arguments.do == "is-count":
         print(json.dumps(is_count(arguments.port, arguments.experiment, arguments.runs)))
     elif arguments.do == "version":

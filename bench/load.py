@@ -35,6 +35,7 @@ class Load:
         seconds: how long answers count then. What is under way at the end is still waited for.
         timeout: seconds after which a request counts as failed.
         tls: over TLS, whose handshake each client makes once; the certificate is not checked.
+        authorization: the header of that name; empty for none.
     """
 
     port: int
@@ -45,6 +46,7 @@ class Load:
     seconds: float
     timeout: float
     tls: bool = False
+    authorization: str = ""
 
 
 @dataclass
@@ -82,8 +84,10 @@ def unchecked() -> ssl.SSLContext:
     return context
 
 
-def http_request(path: str, body: str) -> bytes:
+def http_request(path: str, body: str, authorization: str) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nContent-Type: application/json\r\n"
+    if authorization:
+        head += f"Authorization: {authorization}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
 
 
@@ -105,7 +109,7 @@ class Clients:
     def __init__(self, load: Load) -> None:
         self.load = load
         self.selector = selectors.DefaultSelector()
-        requests = [http_request(load.path, body) for body in load.bodies]
+        requests = [http_request(load.path, body, load.authorization) for body in load.bodies]
         self.clients = [Client(requests[number % len(requests)]) for number in range(load.clients)]
         self.unique = time.time_ns() // 1000  # microseconds: 16 digits, like UNIQUE
         self.begin = self.end = 0.0

@@ -1,9 +1,10 @@
 """Our server and the stock one, both in one machine and from one release. Only one runs at a time."""
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from machines import Machine, installed_image, started
@@ -25,7 +26,7 @@ STOCK_OPTIONS = [
 
 @dataclass
 class Backend:
-    """Where both servers have their databases.
+    """Where both servers have their databases, and whether they ask who one is.
 
     Attributes:
         ours, stock: the database of each: a SQLite file, or its name in the machine's PostgreSQL.
@@ -33,6 +34,9 @@ class Backend:
         settings: of our role, beside its defaults.
         filled_by: the machine's user who may write into the databases.
         statements: for PostgreSQL's superuser, before stock is started for the first time.
+        stock_options: of `mlflow server`, beside those that it always has.
+        stock_environment: variables that stock has, as NAME=value.
+        login: name:password that both servers know; empty where they ask for none.
     """
 
     ours: str
@@ -41,8 +45,12 @@ class Backend:
     filled_by: str
     settings: str = ""
     statements: tuple[str, ...] = ()
+    stock_options: tuple[str, ...] = ()
+    stock_environment: tuple[str, ...] = ()
+    login: str = ""
 
 
+PASSWORD = "of-a-throw-away-machine"
 BACKENDS = {
     "sqlite": Backend(
         ours="/var/lib/mlflow/mlflow.db",
@@ -59,6 +67,14 @@ BACKENDS = {
         statements=("CREATE ROLE stock LOGIN PASSWORD 'stock'", "CREATE DATABASE stock OWNER stock TEMPLATE template0"),
     ),
 }
+# As MLflow's documentation turns accounts on; their database is a SQLite file in stock's folder
+BACKENDS["accounts"] = replace(
+    BACKENDS["sqlite"],
+    settings=f"mlflow_auth_enabled=true mlflow_auth_admin_password={PASSWORD}",
+    stock_options=("--app-name", "basic-auth"),
+    stock_environment=("MLFLOW_FLASK_SERVER_SECRET_KEY=bench", f"MLFLOW_AUTH_ADMIN_PASSWORD={PASSWORD}"),
+    login=f"admin:{PASSWORD}",
+)
 # What PostgreSQL's log has when max_connections was too few for a server
 REFUSED = "sorry, too many clients already|remaining connection slots are reserved"
 
@@ -71,6 +87,7 @@ class Server:
         database: a SQLite file, or its name in the machine's PostgreSQL.
         filled_by: the machine's user who may write into it.
         tls: whether load goes to it over TLS.
+        login: name:password that it is given; empty for none.
     """
 
     machine: Machine
@@ -81,6 +98,12 @@ class Server:
     database: str
     filled_by: str
     tls: bool = False
+    login: str = ""
+
+    @property
+    def authorization(self) -> str:
+        """What the header of that name says (RFC 7617); empty for none."""
+        return f"Basic {base64.b64encode(self.login.encode()).decode()}" if self.login else ""
 
     def start(self) -> float:
         """Seconds until it is healthy. Where it runs already, this is a restart."""
@@ -99,7 +122,7 @@ class Server:
         self.machine.inside("inside.py", "rest", self.unit)
 
     def seed(self, runs: int) -> dict:
-        return self.machine.inside("inside.py", "seed", str(self.port), str(runs))
+        return self.machine.inside("inside.py", "seed", str(self.port), str(runs), self.authorization)
 
     def fill(self, experiment: str, first: int, last: int) -> None:
         """Write the runs of these numbers into the experiment. The server is stopped."""
@@ -123,13 +146,15 @@ class Server:
 
     def load(self, path: str, **load: Any) -> dict:
         """Send load to it; see load.py, `Load` and `Result`."""
-        what = {"port": self.port, "tls": self.tls, "path": f"/api/2.0/mlflow/{path}", **load}
-        return self.machine.inside("load.py", json.dumps(what))
+        where = {"port": self.port, "tls": self.tls, "authorization": self.authorization}
+        return self.machine.inside("load.py", json.dumps({**where, "path": f"/api/2.0/mlflow/{path}", **load}))
 
 
 def stock_start(store: Backend, release: str = "/opt/mlflow/current") -> list[str]:
     """The command that starts the stock server from a release's folder."""
-    return [*STOCK_RUN, f"{release}/bin/mlflow", "server", *STOCK_OPTIONS, store.stock_uri]
+    environment = [f"--setenv={variable}" for variable in store.stock_environment]
+    server = [f"{release}/bin/mlflow", "server", *STOCK_OPTIONS, store.stock_uri, *store.stock_options]
+    return [*STOCK_RUN, *environment, *server]
 
 
 def pair(machine: Machine, store: Backend) -> tuple[Server, Server]:
@@ -142,6 +167,7 @@ def pair(machine: Machine, store: Backend) -> tuple[Server, Server]:
         stop_command=["systemctl", "stop", "mlflow.socket", "mlflow.service"],
         database=store.ours,
         filled_by=store.filled_by,
+        login=store.login,
     )
     stock = Server(
         machine,
@@ -152,6 +178,7 @@ def pair(machine: Machine, store: Backend) -> tuple[Server, Server]:
         stop_command=["sh", "-c", "systemctl stop mlflow-stock.service 2>/dev/null || true"],
         database=store.stock,
         filled_by=store.filled_by,
+        login=store.login,
     )
     machine.run("install", "--directory", "--owner=mlflow", "--group=mlflow", STOCK_FOLDER)
     return ours, stock
