@@ -6,9 +6,9 @@ ARGS    ?=
 tools := .venv/.made
 run   := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help up down logs test bench lint lock
+.PHONY: help up down logs test bench lint lock wheelhouse release
 help: ## Show these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 up: $(tools) ## Provision a machine (a container with systemd) and print its URL; ARGS="-e setting=value"
 	@python3 molecule/shared/machine.py up $(MACHINE) --publish $(PORT)
@@ -33,6 +33,13 @@ lint: $(tools) ## Lint only
 
 lock: $(tools) ## Lock the newest tools and, with VERSION=x, the packages of MLflow x
 	@$(run) python requirements/lock.py $(VERSION)
+
+wheelhouse: $(tools) ## Fill files/wheels for machines without internet; PYTHON="3.11 3.13" ARCH=x86_64 VERSION=x REQUIREMENTS=file EXTRA="name==version"
+	@$(run) python requirements/wheelhouse.py $(if $(PYTHON),--python $(PYTHON)) $(if $(ARCH),--arch $(ARCH)) \
+		$(if $(VERSION),--version $(VERSION)) $(if $(REQUIREMENTS),--requirements $(REQUIREMENTS)) $(if $(EXTRA),--extra $(EXTRA:%='%'))
+
+release: $(tools) ## Gather changelogs/fragments into CHANGELOG.md, as the version that galaxy.yml names
+	@$(run) antsibull-changelog release
 
 $(tools): requirements/control.txt roles/mlflow/files/locks/uv.txt
 	@python3 molecule/shared/machine.py tools

@@ -1,9 +1,8 @@
 """Group `artifacts`: one large artifact through the server, up and down; seconds, and memory it takes meanwhile."""
 
 from collections.abc import Iterator
-from statistics import median
 
-from figures import Row, at_most, no_more_than
+from figures import Row, all_side_by_side, at_most, no_more_than
 from machines import say
 from servers import Server, both
 
@@ -14,22 +13,23 @@ GROWTH_MB = 100  # what a server may take for one transfer, whatever the artifac
 def artifacts(repeat: int) -> Iterator[Row]:
     """Ours beside stock, each with a folder on the same disk as its artifact store, and a SQLite database."""
     say("artifacts: a machine with both servers")
-    taken: dict[tuple[str, str], list[dict]] = {}
     with both("artifacts") as (ours, stock):
-        for _ in range(repeat):
-            for name, server in {"stock": stock, "ours": ours}.items():
-                for way in ("up", "down"):
-                    taken.setdefault((way, name), []).append(transfer(server, way))
-                server.artifact("remove", MEBIBYTES)
-                server.stop()
+        of = all_side_by_side(repeat, {"stock": lambda: there_and_back(stock), "ours": lambda: there_and_back(ours)})
     for way in ("up", "down"):
         for what, unit, target in (
             ("seconds", "s", at_most(1.1, "stock")),
             ("growth", "MB", no_more_than(GROWTH_MB, "MB")),
         ):
-            medians = {name: median(result[what] for result in taken[way, name]) for name in ("ours", "stock")}
             figure = f"artifacts: {MEBIBYTES} MiB {way}, {'time' if what == 'seconds' else 'growth of memory'}"
-            yield Row(figure, unit, medians["ours"], medians["stock"], target)
+            yield Row(figure, unit, of["ours"][way, what], of["stock"][way, what], target)
+
+
+def there_and_back(server: Server) -> dict[tuple[str, str], float]:
+    """Seconds, and MB of growth, by the way and which of both it is."""
+    taken = {(way, what): value for way in ("up", "down") for what, value in transfer(server, way).items()}
+    server.artifact("remove", MEBIBYTES)
+    server.stop()
+    return taken
 
 
 def transfer(server: Server, way: str) -> dict:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 
-from figures import Row, at_most, no_more_than
+from figures import Row, all_side_by_side, at_most, in_turns, no_more_than, timed
 from machines import CACHE, ROOT, Machine, NotMeasured, bare_image, say, started
 from searching import Experiment
 from servers import BACKENDS, STOCK_FOLDER, Backend, Server, both, pair, stock_start
@@ -51,6 +50,16 @@ class Subject:
             raise NotMeasured(f"{self.server.unit} should run {NEW} after the change, and runs {version}")
         return seen
 
+    def all_noticed(self) -> dict[str, dict]:
+        """What clients notice of each change. The server is stopped then."""
+        taken = {}
+        for change, before in CHANGES.items():
+            seen = taken[change] = self.noticed(before)
+            failed = f"{seen['failed']} failed {seen['failures'] or ''}"
+            say(f"  {self.server.unit} {change}: longest wait {seen['longest_seconds']:.2f} s, {failed}")
+        self.server.stop()
+        return taken
+
 
 def changing(repeat: int) -> Iterator[Row]:
     """Waits and failures of clients, ours beside stock; then seconds of backups and restores, ours."""
@@ -62,7 +71,6 @@ def changing(repeat: int) -> Iterator[Row]:
 def changes(repeat: int) -> Iterator[Row]:
     say(f"changing: a machine with MLflow {OLD}, {NEIGHBOUR} and {NEW}")
     store = BACKENDS["sqlite"]
-    taken: dict[tuple[str, str], list[dict]] = {}
     with started(bare_image(), "changing", [CACHE]) as machine:
         machine.site(*CACHED, "--extra-vars", f"mlflow_version={OLD}")
         for version in (NEIGHBOUR, NEW):
@@ -71,17 +79,10 @@ def changes(repeat: int) -> Iterator[Row]:
         Experiment.empty(ours).grow(RUNS)
         machine.run("cp", "--preserve=ownership", ours.database, PRISTINE)
         subjects = {"stock": stock_subject(stock, store), "ours": our_subject(ours)}
-        for _ in range(repeat):
-            for name, subject in subjects.items():
-                for change, before in CHANGES.items():
-                    seen = subject.noticed(before)
-                    taken.setdefault((change, name), []).append(seen)
-                    failed = f"{seen['failed']} failed {seen['failures'] or ''}"
-                    say(f"  {subject.server.unit} {change}: longest wait {seen['longest_seconds']:.2f} s, {failed}")
-                subject.server.stop()
+        taken = in_turns(repeat, {name: subject.all_noticed for name, subject in subjects.items()})
     for change in CHANGES:
-        waits = {name: median(seen["longest_seconds"] for seen in taken[change, name]) for name in subjects}
-        failed = {name: max(seen["failed"] for seen in taken[change, name]) for name in subjects}
+        waits = {name: median(seen[change]["longest_seconds"] for seen in results) for name, results in taken.items()}
+        failed = {name: max(seen[change]["failed"] for seen in results) for name, results in taken.items()}
         figure = f"changing: {change}"
         yield Row(f"{figure}, longest wait", "s", waits["ours"], waits["stock"], at_most(1, "stock"))
         yield Row(f"{figure}, failed requests", "requests", failed["ours"], failed["stock"], no_more_than(0))
@@ -142,33 +143,30 @@ def backups(repeat: int, backend: str, title: str) -> Iterator[Row]:
     say(f"changing: a machine with {RUNS} runs on {title}")
     store = BACKENDS[backend]
     settings = ["--extra-vars", store.settings] if store.settings else []
-    taken: dict[str, list[float]] = {"backup": [], "plain": [], "restore": []}
     with both(f"changing-{backend}", backend) as (ours, _):
         machine = ours.machine
         experiment = Experiment.empty(ours)
         experiment.grow(RUNS)
-        for _ in range(repeat):
+
+        def measure() -> dict[str, float]:
             ours.start()
             ours.rest()
-            begun = perf_counter()
-            plain_copy(ours)
-            taken["plain"].append(perf_counter() - begun)
-            begun = perf_counter()
-            machine.run("systemctl", "start", "mlflow-backup.service")
-            taken["backup"].append(perf_counter() - begun)
+            plain, _ = timed(lambda: plain_copy(ours))
+            backup, _ = timed(lambda: machine.run("systemctl", "start", "mlflow-backup.service"))
             kept = machine.run("ls", BACKUPS).split()[-1]
             ours.stop()
             ours.fill(experiment.id, RUNS + 1, RUNS + 100)  # which the restore has to take away again
             ours.start()
             ours.rest()
-            begun = perf_counter()
-            machine.playbook(ROOT / "playbooks" / "restore.yml", "--extra-vars", f"mlflow_backup={kept}", *settings)
-            taken["restore"].append(perf_counter() - begun)
+            options = ["--extra-vars", f"mlflow_backup={kept}", *settings]
+            restore, _ = timed(lambda: machine.playbook(ROOT / "playbooks" / "restore.yml", *options))
             if not ours.is_count(experiment.id, RUNS):
                 raise NotMeasured(f"The store on {title} does not have {RUNS} runs after {kept} was restored")
             ours.stop()
-            say("  " + ", ".join(f"{what} {values[-1]:.2f} s" for what, values in taken.items()))
-    medians = {what: median(values) for what, values in taken.items()}
+            say(f"  backup {backup:.2f} s, plain {plain:.2f} s, restore {restore:.2f} s")
+            return {"backup": backup, "plain": plain, "restore": restore}
+
+        medians = all_side_by_side(repeat, {"ours": measure})["ours"]
     figure, runs = "changing:", f"of {RUNS:,} runs, {title}"
     target = no_more_than(BACKUP_SECONDS, "s")
     yield Row(f"{figure} backup {runs}", "s", medians["backup"], medians["plain"], target)

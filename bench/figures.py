@@ -1,8 +1,14 @@
 """One row of the bench: a figure of ours, beside a reference where there is one, and its target."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from time import perf_counter
+from typing import TypeVar
+
+T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
+What = TypeVar("What", bound=Hashable)
 
 
 @dataclass
@@ -83,10 +89,32 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def side_by_side(repeat: int, **measures: Callable[[], float]) -> dict[str, float]:
-    """Measure A B A B …, so that a busy spell of the computer falls on all alike; the median of each."""
-    taken: dict[str, list[float]] = {name: [] for name in measures}
+def timed(action: Callable[[], T]) -> tuple[float, T]:
+    """The seconds that the action took, and what it returned."""
+    begun = perf_counter()
+    returned = action()
+    return perf_counter() - begun, returned
+
+
+def in_turns(repeat: int, measures: Mapping[Key, Callable[[], T]]) -> dict[Key, list[T]]:
+    """Measure A B A B …, so that a busy spell of the computer falls on all alike; all results of each."""
+    taken: dict[Key, list[T]] = {name: [] for name in measures}
     for _ in range(repeat):
         for name, measure in measures.items():
             taken[name].append(measure())
-    return {name: median(values) for name, values in taken.items()}
+    return taken
+
+
+def side_by_side(repeat: int, measures: Mapping[Key, Callable[[], float]]) -> dict[Key, float]:
+    """Measure in turns; the median of each."""
+    return {name: median(values) for name, values in in_turns(repeat, measures).items()}
+
+
+def all_side_by_side(
+    repeat: int, measures: Mapping[Key, Callable[[], Mapping[What, float]]]
+) -> dict[Key, dict[What, float]]:
+    """The same where each measure takes several figures at once, the same ones each time."""
+    return {
+        name: {what: median(result[what] for result in results) for what in results[0]}
+        for name, results in in_turns(repeat, measures).items()
+    }

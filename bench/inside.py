@@ -1,4 +1,4 @@
-"""What a bench does inside a machine: ``python3 inside.py start|rest|seed|is-count|version|memory …``; prints JSON.
+"""What a bench does inside a machine: ``python3 inside.py start|rest|seed|is-count|version|memory|haproxy``; JSON.
 
 Copied into the machine, so standard library only. Requests go to 127.0.0.1 only.
 """
@@ -8,6 +8,7 @@ import base64
 import http.client
 import json
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -167,6 +168,14 @@ def memory(unit: str) -> float:
     return megabytes(processes(unit), "smaps_rollup", ("Pss:",))
 
 
+def haproxy(command: str) -> str:
+    """What the HAProxy on this machine answers to a command for its administrator; see its management guide, 9.3."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect("/run/haproxy/admin.sock")
+        connection.sendall(f"{command}\n".encode())
+        return connection.makefile().read()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="do", required=True)
@@ -184,6 +193,7 @@ def main() -> None:
     command.add_argument("runs", type=int)
     commands.add_parser("version").add_argument("port", type=int)
     commands.add_parser("memory").add_argument("unit")
+    commands.add_parser("haproxy").add_argument("command")
     arguments = parser.parse_args()
     if arguments.do == "start":
         print(json.dumps(start(arguments.port, arguments.command)))
@@ -195,8 +205,10 @@ def main() -> None:
         print(json.dumps(is_count(arguments.port, arguments.experiment, arguments.runs)))
     elif arguments.do == "version":
         print(json.dumps(version(arguments.port)))
-    else:
+    elif arguments.do == "memory":
         print(json.dumps(memory(arguments.unit)))
+    else:
+        print(json.dumps(haproxy(arguments.command)))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import machine  # noqa: E402  the path has to come first
 from machine import SetupError  # noqa: E402
 
 PREFIX = "mlflow-bench"
+SITE = ROOT / "playbooks" / "site.yml"
 TOOLS = "/usr/local/share/mlflow-bench"  # our programs, in a machine
 PROGRAMS = [
     *(HERE / name for name in ("inside.py", "load.py", "fill.py", "artifact.py", "clients.py")),
@@ -91,26 +93,61 @@ class Machine:
 
     def playbook(self, playbook: Path, *options: str) -> str:
         """Run a playbook against this machine; returns Ansible's output."""
-        return run(
-            *("ansible-playbook", "--inventory", f"{self.name},", str(playbook), "--extra-vars", "target=all"),
-            *("--extra-vars", "ansible_connection=community.docker.docker ansible_user=root", *options),
-        )
+        return run_playbook(playbook, {"mlflow": [self]}, *options)
 
     def site(self, *options: str) -> str:
         """Provision with our role, with default settings but for what the options say."""
-        return self.playbook(ROOT / "playbooks" / "site.yml", *options)
+        return site([self], *options)
+
+    def wait_healthy(self) -> None:
+        """Wait until the server on port 5001 answers ``/health``."""
+        self.inside("inside.py", "start", "5001", "true")
+
+
+def run_playbook(playbook: Path, groups: dict[str, list[Machine]], *options: str) -> str:
+    """Run a playbook over machines that are in these groups; returns Ansible's output."""
+    inventory: dict = {group: {"hosts": {each.name: {} for each in members}} for group, members in groups.items()}
+    inventory["all"] = {"vars": {"ansible_connection": "community.docker.docker", "ansible_user": "root"}}
+    with tempfile.NamedTemporaryFile("w", prefix=f"{PREFIX}-", suffix=".json") as file:
+        json.dump(inventory, file)
+        file.flush()
+        return run("ansible-playbook", "--inventory", file.name, str(playbook), *options)
+
+
+def site(machines: list[Machine], *options: str) -> str:
+    """Provision machines that have nothing to do with each other; see `Machine.site`."""
+    return run_playbook(SITE, {"mlflow": machines}, *options)
 
 
 @contextmanager
-def started(image: str, purpose: str, volumes: list[str] | None = None) -> Iterator[Machine]:
+def network(purpose: str) -> Iterator[str]:
+    """A Docker network of our own, on which machines know each other by name; removed at the end in any case."""
+    name = f"{PREFIX}-{purpose}-{os.getpid()}"
+    run("docker", "network", "create", name)
+    try:
+        yield name
+    finally:
+        machine.run("docker", "network", "rm", name, check=False)
+
+
+@contextmanager
+def several_started(image: str, purpose: str, number: int) -> Iterator[list[Machine]]:
+    """So many fresh machines; see `started`."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(started(image, purpose)) for _ in range(number)]
+
+
+@contextmanager
+def started(image: str, purpose: str, volumes: list[str] | None = None, network: str = "") -> Iterator[Machine]:
     """A fresh machine with our programs in it, removed at the end in any case.
 
     Args:
         volumes: in Docker's notation, such as CACHE.
+        network: Docker's own where empty.
     """
     name = f"{PREFIX}-{purpose}-{os.getpid()}-{next(numbers)}"
     try:
-        machine.start(name, image, volumes=volumes)
+        machine.start(name, image, volumes=volumes, network=network)
         fresh = Machine(name)
         for program in PROGRAMS:
             fresh.copy(program, f"{TOOLS}/{program.name}")

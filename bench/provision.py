@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from functools import partial
 
-from figures import Row, at_most, no_more_than, side_by_side
-from machines import HERE, ROOT, Machine, NotMeasured, bare_image, installed_image, say, started
+from figures import Row, at_most, no_more_than, side_by_side, timed
+from machines import HERE, ROOT, Machine, NotMeasured, bare_image, installed_image, say, site, started
 
 REFERENCE = HERE / "reference"
 LOCKS = ROOT / "roles" / "mlflow" / "files" / "locks"
@@ -30,23 +30,21 @@ def provision(repeat: int) -> Iterator[Row]:
     """
     image = bare_image()
 
-    def measure(way: Callable[[Machine], None], port: int) -> float:
+    def measure(way: Callable[[Machine], None]) -> float:
         with started(image, "provision") as machine:
             for file in (REFERENCE / "provision.sh", LOCKS / "mlflow-3.17.2.txt", LOCKS / "uv.txt"):
                 machine.copy(file, f"/root/bench/{file.name}")
-            begun = perf_counter()
-            way(machine)
-            machine.inside("inside.py", "start", str(port), "true")
-            seconds = perf_counter() - begun
+
+            def until_healthy() -> None:
+                way(machine)
+                machine.wait_healthy()
+
+            seconds, _ = timed(until_healthy)
             say(f"provision: {way.__name__} {seconds:.1f} s")
             return seconds
 
-    taken = side_by_side(
-        repeat,
-        ours=lambda: measure(by_role, 5001),
-        script=lambda: measure(by_script, 5001),
-        pip=lambda: measure(by_pip_playbook, 5001),
-    )
+    ways = {"ours": by_role, "script": by_script, "pip": by_pip_playbook}
+    taken = side_by_side(repeat, {name: partial(measure, way) for name, way in ways.items()})
     yield Row("provision: beside a shell script", "s", taken["ours"], taken["script"], at_most(1.35, "the script"))
     yield Row("provision: beside a pip playbook", "s", taken["ours"], taken["pip"], at_most(0.6, "the pip playbook"))
 
@@ -60,17 +58,17 @@ def idle(repeat: int) -> Iterator[Row]:
     say("idle: a machine that is as it should be")
     with started(installed_image(), "idle") as machine:
         machine.site()  # this machine's name is not the image's; afterwards there is nothing to do
-
-        def measure() -> float:
-            begun = perf_counter()
-            output = machine.site()
-            seconds = perf_counter() - begun
-            if not re.search(rf"{machine.name} .* changed=0 .* failed=0 ", output):
-                raise NotMeasured(f"The run had something to change:\n{output[-2000:]}")
-            say(f"idle: {seconds:.1f} s")
-            return seconds
-
-        seconds = side_by_side(repeat, ours=measure)["ours"]
+        seconds = side_by_side(repeat, {"ours": lambda: unchanged([machine])})["ours"]
         trips = len(re.findall(rf"^<{machine.name}> EXEC ", machine.site("-vvv"), re.MULTILINE))
     yield Row("idle: run without changes", "s", seconds, None, no_more_than(8, "s"))
     yield Row("idle: trips to the machine", "commands", trips, None, no_more_than(16))
+
+
+def unchanged(machines: list[Machine]) -> float:
+    """Seconds of a run over these machines, which must have nothing to change on any."""
+    seconds, output = timed(lambda: site(machines))
+    for machine in machines:
+        if not re.search(rf"{machine.name} .* changed=0 .* failed=0 ", output):
+            raise NotMeasured(f"The run had something to change on {machine.name}:\n{output[-2000:]}")
+    say(f"  machines that had nothing to change, {len(machines)}: {seconds:.1f} s")
+    return seconds

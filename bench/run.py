@@ -1,6 +1,6 @@
 """The bench: what this role does for speed and memory, measured beside what one would do without it.
 
-    python bench/run.py                     all groups, some 70 minutes
+    python bench/run.py                     all groups, some 90 minutes
     python bench/run.py --only serving      one group; may be given again
     python bench/run.py --only start --repeat 1
 
@@ -19,7 +19,8 @@ from pathlib import Path
 from artifacts import artifacts
 from changing import changing
 from figures import Row, table
-from fronting import front
+from fleet import fleet
+from fronting import balance, front
 from machines import ROOT, NotMeasured, SetupError, say
 from provision import idle, provision
 from searching import search
@@ -35,6 +36,7 @@ def main() -> int:
     names = [
         "provision",
         "idle",
+        "fleet",
         "start",
         "memory",
         "serving",
@@ -43,6 +45,7 @@ def main() -> int:
         "search",
         "artifacts",
         "front",
+        "balance",
         "changing",
     ]
     parser.add_argument("--only", action="append", choices=names, help="measure this group only")
@@ -51,6 +54,7 @@ def main() -> int:
     groups: dict[str, Callable[[], Iterator[Row]]] = {
         "provision": lambda: provision(repeat),
         "idle": lambda: idle(repeat),
+        "fleet": lambda: fleet(repeat),
         "start": lambda: start(repeat),
         "memory": lambda: memory(repeat),
         "serving": lambda: serving(repeat, arguments.seconds),
@@ -59,6 +63,7 @@ def main() -> int:
         "search": lambda: search(repeat),
         "artifacts": lambda: artifacts(repeat),
         "front": lambda: front(repeat),
+        "balance": lambda: balance(repeat),
         "changing": lambda: changing(repeat),
     }
 

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import median
 
-from figures import Row, at_most, no_more_than
+from figures import Row, all_side_by_side, at_most, no_more_than
 from machines import NotMeasured, say
 from servers import Server, both
 from serving import PAGE, RUNS_SEARCH, Store
@@ -62,12 +61,12 @@ def search(repeat: int) -> Iterator[Row]:
     say("search: a machine with both servers on PostgreSQL")
     with both("search", "postgresql") as (ours, stock):
         pair = {"stock": Experiment.empty(stock), "ours": Experiment.empty(ours)}
-        for figure, medians in measured(pair, repeat):
-            yield Row(f"search: {figure}", "ms", medians["ours"], medians["stock"], at_most(1, "stock"))
+        for figure, of in measured(pair, repeat):
+            yield Row(f"search: {figure}", "ms", of["ours"], of["stock"], at_most(1, "stock"))
     say("search: a machine with ours on SQLite")
     with both("search", "sqlite") as (ours, _):
-        for figure, medians in measured({"ours": Experiment.empty(ours)}, repeat):
-            yield Row(f"search: {figure}, SQLite", "ms", medians["ours"], None, no_more_than(SQLITE_MS, "ms"))
+        for figure, of in measured({"ours": Experiment.empty(ours)}, repeat):
+            yield Row(f"search: {figure}, SQLite", "ms", of["ours"], None, no_more_than(SQLITE_MS, "ms"))
 
 
 def measured(experiments: dict[str, Experiment], repeat: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -75,10 +74,6 @@ def measured(experiments: dict[str, Experiment], repeat: int) -> Iterator[tuple[
     for size in SIZES:
         for experiment in experiments.values():
             experiment.grow(size)
-        taken: dict[str, list[dict[str, float]]] = {name: [] for name in experiments}
-        for _ in range(repeat):
-            for name, experiment in experiments.items():
-                taken[name].append(experiment.latency())
+        of = all_side_by_side(repeat, {name: experiment.latency for name, experiment in experiments.items()})
         for which in FILTERS:
-            medians = {name: median(each[which] for each in all_taken) for name, all_taken in taken.items()}
-            yield f"{size:,} runs, {which}", medians
+            yield f"{size:,} runs, {which}", {name: latencies[which] for name, latencies in of.items()}

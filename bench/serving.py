@@ -5,9 +5,8 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import median
 
-from figures import Row, at_least, at_most, no_more_than
+from figures import Row, all_side_by_side, at_least, at_most, no_more_than
 from load import UNIQUE
 from machines import NotMeasured, say
 from servers import Server, both, max_connections, refused_connections
@@ -21,6 +20,7 @@ TIMEOUT_SECONDS = 40.0  # the connection pool gives up after 30 s, so that a sta
 SETTLE_SECONDS = 90.0
 SETTLED_MS = 1000.0
 LOG_BATCH, RUNS_SEARCH, EXPERIMENTS_SEARCH = "runs/log-batch", "runs/search", "experiments/search"
+PATHS = (LOG_BATCH, RUNS_SEARCH, EXPERIMENTS_SEARCH)
 
 
 @dataclass
@@ -67,12 +67,25 @@ class Store:
         say(f"  {self.server.unit} {path}, {clients} clients: {rate} per s, p50 {p50} ms, p99 {p99} ms{failed}")
         return result
 
+    def answered(self, path: str, clients: int, seconds: float) -> dict:
+        """The same, where no request may fail."""
+        result = self.load(path, clients, seconds)
+        if result["failures"] or result["p50_ms"] is None:
+            raise NotMeasured(f"{path}, {clients} clients, failed on {self.server.unit}: {result['failures']}")
+        return result
+
     def latency(self, path: str) -> float:
         """Milliseconds that one client waits, p50."""
-        result = self.load(path, 1, LATENCY_SECONDS)
-        if result["failures"] or result["p50_ms"] is None:
-            raise NotMeasured(f"{path} for one client failed on {self.server.unit}: {result['failures']}")
-        return result["p50_ms"]
+        return self.answered(path, 1, LATENCY_SECONDS)["p50_ms"]
+
+    def latencies(self) -> dict[str, float]:
+        """The same by path, of a server that was just started. It is stopped then."""
+        self.server.start()
+        self.server.rest()
+        self.warm()
+        taken = {path: self.latency(path) for path in PATHS}
+        self.server.stop()
+        return taken
 
     def settle(self) -> None:
         """Wait until the server has nothing left to do of what clients have given up waiting for.
@@ -124,20 +137,10 @@ def serving(repeat: int, seconds: float, group: str = "serving", backend: str = 
 
 
 def latency(group: str, stores: dict[str, Store], repeat: int) -> Iterator[Row]:
-    paths = (LOG_BATCH, RUNS_SEARCH, EXPERIMENTS_SEARCH)
-    taken: dict[tuple[str, str], list[float]] = {}
-    for _ in range(repeat):
-        for name, store in stores.items():
-            store.server.start()
-            store.server.rest()
-            store.warm()
-            for path in paths:
-                taken.setdefault((path, name), []).append(store.latency(path))
-            store.server.stop()
-    for path in paths:
-        medians = {name: median(taken[path, name]) for name in stores}
+    of = all_side_by_side(repeat, {name: store.latencies for name, store in stores.items()})
+    for path in PATHS:
         figure = f"{group}: {path}, 1 client, p50"
-        yield Row(figure, "ms", medians["ours"], medians["stock"], at_most(0.25, "stock"))
+        yield Row(figure, "ms", of["ours"][path], of["stock"][path], at_most(0.25, "stock"))
 
 
 def many_clients(group: str, stores: dict[str, Store], path: str, seconds: float) -> Iterator[Row]:

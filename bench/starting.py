@@ -26,7 +26,7 @@ def start(repeat: int) -> Iterator[Row]:
             say(f"start: {server.unit} {seconds:.2f} s")
             return seconds
 
-        taken = side_by_side(repeat, ours=lambda: measure(ours), stock=lambda: measure(stock))
+        taken = side_by_side(repeat, {"ours": lambda: measure(ours), "stock": lambda: measure(stock)})
     yield Row("start: stopped to healthy", "s", taken["ours"], taken["stock"], at_most(0.6, "stock"))
 
 
@@ -45,5 +45,5 @@ def memory(repeat: int) -> Iterator[Row]:
             say(f"memory: {server.unit} {megabytes:.0f} MB")
             return megabytes
 
-        taken = side_by_side(repeat, ours=lambda: measure(ours), stock=lambda: measure(stock))
+        taken = side_by_side(repeat, {"ours": lambda: measure(ours), "stock": lambda: measure(stock)})
     yield Row("memory: PSS when warm", "MB", taken["ours"], taken["stock"], at_most(0.5, "stock"))

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import machine as machines
@@ -51,6 +52,7 @@ class Traffic:
 
     answered: int = 0
     created: int = 0
+    stored: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     longest_seconds: float = 0.0
 
@@ -125,6 +127,12 @@ class Machine:
     def is_healthy(self) -> bool:
         """Whether mlflow-check says so; where the server is just starting, on a busy machine too, it waits for that."""
         return self.host.run("mlflow-check --timeout 120").rc == 0
+
+    def wait_left_alone(self) -> None:
+        """Wait until what somebody began here from outside has ended, as a module does whose run was killed."""
+        # Docker's children have no parent inside; the one that looks is one of them.
+        entered = "awk '/^Pid:/ {pid = $2} /^PPid:/ && $2 == 0 && pid != 1 {print pid}' /proc/[0-9]*/status"
+        wait_until(lambda: len(self.host.run(entered).stdout.split()) == 1, 60, "nobody is at work on the machine")
 
     def main_pid(self) -> int:
         return int(self.run("systemctl show --property MainPID --value mlflow.service"))
@@ -203,16 +211,16 @@ with concurrent.futures.ThreadPoolExecutor(int(clients)) as pool:
         return json.loads(self.host.check_output("python3 -c %s %s %s %s %s", *arguments))
 
     @contextmanager
-    def traffic(self, threads: int = 4, *name: str) -> Iterator[Traffic]:
+    def traffic(self, threads: int = 4, *options: str) -> Iterator[Traffic]:
         """Clients on the machine that go on for as long as the block lasts; the result is whole after it."""
         seen = Traffic()
         command = ["docker", "exec", "--interactive", self.name, "python3", "-c", (SHARED / "traffic.py").read_text()]
         clients = subprocess.Popen(
-            [*command, str(self.port), str(threads), *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(self.port), str(threads), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert clients.stdout.readline().strip() == "started"
         yield seen
-        said, _ = clients.communicate(timeout=300)
+        said, _ = clients.communicate(timeout=600)
         seen.__dict__.update(json.loads(said))
 
 
@@ -225,7 +233,8 @@ def client_python() -> Path:
         building = CLIENT_VENV.with_name(f"client-{os.getpid()}")
         machines.run(*uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", sys.executable, str(building))
         machines.run(
-            *(*uv, "pip", "install", "--quiet", "--require-hashes", "--python", str(building / "bin" / "python")),
+            *(*uv, "pip", "install", "--quiet", "--compile-bytecode", "--require-hashes"),
+            *("--python", str(building / "bin" / "python")),
             *("-r", str(LOCKS / f"mlflow-{DEFAULT_VERSION}.txt")),
             env=environment,
         )
@@ -236,12 +245,38 @@ def client_python() -> Path:
     return python
 
 
+def processes() -> Iterator[tuple[int, str, int]]:
+    """Each process, its state and its parent; see proc(5)."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            yield int(status.parent.name), state, int(parent)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process is stopped, or gone."""
+    return all(state in "TZ" for each, state, _ in processes() if each == pid)
+
+
+def kill_run(run: subprocess.Popen) -> None:
+    """Kill a playbook's run with its workers, which have sessions of their own: the control node loses its power."""
+    family = [run.pid]
+    for member in family:  # which grows meanwhile, and not by a worker that begins just now
+        with suppress(ProcessLookupError):
+            os.kill(member, signal.SIGSTOP)
+        wait_until(partial(stands_still, member), 30, f"process {member} stands still")
+        family += [pid for pid, _, parent in processes() if parent == member]
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
     """Return as soon as it is true; fail the test when it is not within the time."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.25)  # looking at a machine takes as much of a processor's time
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ A scenario's playbooks start and remove it by the machine's name, and its tests 
     python molecule/shared/google_cloud.py down mlflow-gcs     # the machine as well
     google = beside("mlflow-gcs")
 
-`make lock` locks its packages.
+`alone` starts one that only the control node asks, by its proxy. `make lock` locks its packages.
 """
 
 import argparse
@@ -33,8 +33,9 @@ from typing import Any
 import machine as machines
 
 FOLDER = Path(__file__).with_name("google")
-RECIPE = ["Dockerfile", "requirements.txt", "server.py"]
+RECIPE = ["Dockerfile", "requirements.txt", "server.py", "compute.py"]
 CONTROL_PORT = 8000
+PROXY_PORT = 8001
 ALIASES = [
     "storage.googleapis.com",
     "oauth2.googleapis.com",
@@ -103,7 +104,8 @@ class Google:
             machines.docker("network", "create", "--label", self.label, network)
         aliases = [f"--network-alias={alias}" for alias in ALIASES]
         where = ["--network", network, "--link-local-ip", METADATA_ADDRESS, *aliases]
-        machines.docker("run", "--detach", "--name", self.name, *where, f"--publish=127.0.0.1::{CONTROL_PORT}", tag)
+        published = [f"--publish=127.0.0.1::{port}" for port in (CONTROL_PORT, PROXY_PORT)]
+        machines.docker("run", "--detach", "--name", self.name, *where, *published, tag)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -166,6 +168,30 @@ class Google:
         """Delete a key, or with ``account`` its whole service account, or log a user out."""
         self._ask("revoke", credentials=credentials, account=account)
 
+    def proxy(self) -> str:
+        """What HTTPS_PROXY on the control node has to be, so that Google's names lead here."""
+        return f"http://{machines.docker('port', self.name, str(PROXY_PORT)).splitlines()[0]}"
+
+    def unreachable(self, *names: str) -> None:
+        """Have the proxy refuse these names of Google's from now on, and only these."""
+        self._ask("unreachable", names=names)
+
+    def machine(self, zone: str, **resource: Any) -> None:
+        """Have a virtual machine that somebody else has made; ``resource`` is the Compute API's, or a part of it."""
+        self._ask("machine", zone=zone, resource=resource)
+
+    def forget_machines(self) -> None:
+        """Have nothing in Compute Engine, and pages of Google's size."""
+        self._ask("forget_machines")
+
+    def page_size(self, size: int) -> None:
+        """How many virtual machines an answer has at most."""
+        self._ask("page_size", size=size)
+
+    def cloud(self) -> dict[str, dict]:
+        """What is kept: Compute Engine's ``resources`` by path, ``accounts``, ``buckets``, ``policies`` by name."""
+        return self._ask("cloud")
+
     def bucket(self, name: str) -> None:
         self._ask("bucket", name=name)
 
@@ -201,12 +227,18 @@ def beside(machine: str) -> Google:
     return Google(f"{machine}-google")
 
 
-def up(machine: str, buckets: list[str]) -> None:
-    """Start the Google of a machine, which is then one of its virtual machines and trusts it."""
+def alone(name: str) -> None:
+    """Start a Google that no machine is beside; `down` removes it as well."""
+    beside(name).start(f"{name}-network")
+
+
+def up(machine: str, others: list[str], buckets: list[str]) -> None:
+    """Start the Google of a machine and others, which are then virtual machines there and trust it."""
     google = beside(machine)
     google.start(f"{machine}-network")
-    google.join(machine)
-    google.trust(machine)
+    for each in [machine, *others]:
+        google.join(each)
+        google.trust(each)
     google.vm()
     for bucket in buckets:
         google.bucket(bucket)
@@ -221,13 +253,16 @@ def down(machine: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down"):
+    for name in ("up", "down", "alone"):
         commands.add_parser(name).add_argument("machine")
+    commands.choices["up"].add_argument("others", nargs="*")
     commands.choices["up"].add_argument("--bucket", action="append", default=[])
     arguments = parser.parse_args()
     try:
         if arguments.command == "up":
-            up(arguments.machine, arguments.bucket)
+            up(arguments.machine, arguments.others, arguments.bucket)
+        elif arguments.command == "alone":
+            alone(arguments.machine)
         else:
             down(arguments.machine)
     except machines.SetupError as error:

@@ -3,6 +3,7 @@
     python molecule/shared/machine.py tools                   make .venv, with Ansible and what tests need
     python molecule/shared/machine.py image bookworm trixie   build what is missing
     python molecule/shared/machine.py installed bookworm      the same, with MLflow installed
+    python molecule/shared/machine.py ssh                     have a client for SSH
     python molecule/shared/machine.py up NAME --publish 5001  start a machine
     python molecule/shared/machine.py down NAME               remove it, and the images
 
@@ -40,6 +41,7 @@ RUN_OPTIONS = [
     "--tmpfs=/run",
     "--tmpfs=/run/lock",
 ]
+BOOT_SECONDS = 180
 CA_BUNDLES = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
 DISTRIBUTION_CAS = "/usr/share/ca-certificates"
 
@@ -85,9 +87,14 @@ def make_tools() -> None:
     python = str(venv / "bin" / "python")
     run(sys.executable, "-m", "venv", str(venv))
     run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(UV_LOCK))
-    uv = [str(venv / "bin" / "uv"), "pip", "install", "--quiet", "--python", python, "--require-hashes"]
+    uv = [str(venv / "bin" / "uv"), "pip", "install", "--quiet", "--compile-bytecode"]
     environment = {**os.environ, "UV_SYSTEM_CERTS": "true"}
-    run(*uv, "-r", str(ROOT / "requirements" / "control.txt"), env=environment)
+    lock = str(ROOT / "requirements" / "control.txt")
+    run(*uv, "--python", python, "--require-hashes", "-r", lock, env=environment)
+    link = venv / "collections" / "ansible_collections" / "mlops" / "mlflow"  # see ansible.cfg
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(ROOT)
     (venv / ".made").touch()
 
 
@@ -220,7 +227,9 @@ def installed_image(suite: str) -> str:
 # The machines
 
 
-def start(name: str, image_name: str, publish: int | None = None, volumes: list[str] | None = None) -> None:
+def start(
+    name: str, image_name: str, publish: int | None = None, volumes: list[str] | None = None, network: str = ""
+) -> None:
     """Start a machine, or do nothing where it runs, and wait until systemd has booted.
 
     Args:
@@ -228,12 +237,14 @@ def start(name: str, image_name: str, publish: int | None = None, volumes: list[
         image_name: what it starts from, when it does not exist yet.
         publish: TCP port of the container to publish, under the same number, on 127.0.0.1 only.
         volumes: in Docker's notation, ``volume:folder``.
+        network: Docker's own where empty; on another one, machines know each other by name.
     """
     state = run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip()
     if state == "":
         options = [*RUN_OPTIONS, "--detach", "--name", name, "--hostname", name]
         options += [f"--publish=127.0.0.1:{publish}:{publish}"] if publish else []
         options += [f"--volume={volume}" for volume in volumes or []]
+        options += [f"--network={network}"] if network else []
         try:
             docker("run", *options, image_name)
         except SetupError as error:
@@ -247,15 +258,16 @@ def start(name: str, image_name: str, publish: int | None = None, volumes: list[
 
 
 def wait_booted(name: str) -> None:
-    deadline = time.monotonic() + 60
+    """A server is part of its machine's boot, and starts slowly where the tests of others run beside it."""
+    deadline = time.monotonic() + BOOT_SECONDS
     while True:
         # "degraded" is a machine that has booted and has some failed unit: Ansible's matter, not ours
         command = ["docker", "exec", name, "systemctl", "is-system-running", "--wait"]
-        said = run(*command, check=False, timeout=60).stdout.strip()
+        said = run(*command, check=False, timeout=BOOT_SECONDS).stdout.strip()
         if said in ("running", "degraded"):
             return
         if time.monotonic() > deadline:
-            raise SetupError(f"systemd in {name} did not boot within 60 s (it says: {said or 'nothing'}).")
+            raise SetupError(f"systemd in {name} did not boot within {BOOT_SECONDS} s (it says: {said or 'nothing'}).")
         time.sleep(0.2)
 
 
@@ -276,6 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tools")
+    commands.add_parser("ssh")
     for name in ("image", "installed"):
         commands.add_parser(name).add_argument("suites", nargs="+")
     for name in ("up", "down"):
@@ -286,6 +299,9 @@ def main() -> int:
     try:
         if arguments.command == "tools":
             make_tools()
+        elif arguments.command == "ssh":
+            if not shutil.which("ssh"):
+                apt_install(["openssh-client"], "a machine that is reached by SSH")
         elif arguments.command == "image":
             print("\n".join(image(suite) for suite in arguments.suites))
         elif arguments.command == "installed":

@@ -20,7 +20,8 @@ import machine
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
 AT_ONCE = 3  # scenarios; of two, both often wait for something, and more than three only wait for the two cores
-LONG = ["default", "postgresql", "upgrade_failure", "access", "front", "monitoring", "gcs", "backup", "upgrade"]
+LONG = ["ha", "default", "postgresql", "upgrade_failure", "access", "gcs", "backup", "upgrade", "ssh", "gce_inventory"]
+LONG += ["monitoring", "replica", "front", "compose", "pgbouncer"]
 SHOWN_LINES = 120
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 CHECKS = {
@@ -28,6 +29,7 @@ CHECKS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
     "ansible-lint": ["ansible-lint", "--offline"],
+    "changelog": ["antsibull-changelog", "lint"],
     "documents": ["python", "molecule/shared/documents.py", "--check"],
     "unit tests": ["pytest", "--quiet"],
 }
@@ -97,13 +99,11 @@ def scenario_check(name: str) -> Check:
     return Check(f"scenario {name}", test, environment, clean_up=destroy)
 
 
-def run_scenarios(names: list[str]) -> list[Check]:
-    """Run scenarios, some at a time, from images that are made once, before."""
+def make_images() -> None:
+    """What scenarios start from, made once, before them."""
     for suite in ("bookworm", "trixie"):
         machine.image(suite)
     machine.installed_image("bookworm")
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda name: scenario_check(name).run(), names))
 
 
 def main(arguments: list[str]) -> int:
@@ -113,16 +113,19 @@ def main(arguments: list[str]) -> int:
         print(f"No scenario is called {', '.join(sorted(unknown))}; there are {', '.join(scenarios())}.")
         return 2
     named = [name for name in arguments if name != "--lint"]
+    only_lint = "--lint" in arguments
     done: list[Check] = []
-    if not named:
-        names = [name for name in CHECKS if name != UNIT or "--lint" not in arguments]
-        done += [Check(name, CHECKS[name]).run() for name in names]
-    if "--lint" not in arguments:
-        try:
-            done += run_scenarios(named or scenarios())
-        except machine.SetupError as error:
-            print(error)
-            done.append(Check("images", [], failed=1))
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        images = None if only_lint else pool.submit(make_images)
+        if not named:  # which leaves a core to the images
+            done += [Check(name, CHECKS[name]).run() for name in CHECKS if name != UNIT or not only_lint]
+        if images:
+            try:
+                images.result()
+                done += pool.map(lambda name: scenario_check(name).run(), named or scenarios())
+            except machine.SetupError as error:
+                print(error)
+                done.append(Check("images", [], failed=1))
     passed, failed = sum(check.passed for check in done), sum(check.failed for check in done)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0

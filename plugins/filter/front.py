@@ -1,13 +1,19 @@
 # Copyright the authors of this repository
 # SPDX-License-Identifier: Apache-2.0
-"""Filters by which playbooks join fronts and MLflow servers: each knows of the other only what these say."""
+"""Filters by which playbooks join fronts, MLflow servers and databases: each knows of others only what these say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+import re
+import urllib.parse
+from collections.abc import Iterable, Mapping
 
 HTTPS = 443
+POSTGRES_PORT = 5432
 MLFLOW_PORT = 5001  # the default of mlflow_port; a role's defaults are not among other hosts' variables
+WORKERS = 4  # of a server whose inventory leaves them to the role
+SPARE = 4  # connections beside the pools': the deep check, a backup
 ANYWHERE = ("0.0.0.0", "::")
 LOOPBACK = ("localhost", "::1")
 
@@ -32,7 +38,10 @@ def front_origins(front: str, hostvars: Mapping[str, Mapping]) -> list[str]:
 
 
 def front_server(server: str, hostvars: Mapping[str, Mapping], front: str) -> dict[str, object]:
-    """How a front reaches an MLflow server: over loopback where it is on the same machine.
+    """How a front reaches an MLflow server: over loopback where it is on the same machine; nothing where it can't.
+
+    A server that listens on loopback serves its own machine's front alone, so that an inventory may have several
+    machines that have nothing to do with each other.
 
     Args:
         server: the server's name in the inventory.
@@ -40,16 +49,198 @@ def front_server(server: str, hostvars: Mapping[str, Mapping], front: str) -> di
         front: the front's name in the inventory.
     """
     known = hostvars[server]
-    host = str(known.get("mlflow_host") or "127.0.0.1")
-    if host in ANYWHERE or host in LOOPBACK or host.startswith("127."):
-        host = "127.0.0.1" if server == front and host != "::1" else host
-        if server != front:
-            host = str(known.get("ansible_host") or server)
+    host = str(known.get("mlflow_host") or (ANYWHERE[0] if known.get("mlflow_dotenv") else "127.0.0.1"))
+    on_loopback = host in LOOPBACK or host.startswith("127.")
+    if server == front:
+        host = host if host == "::1" or not (on_loopback or host in ANYWHERE) else "127.0.0.1"
+    elif on_loopback:
+        return {}
+    elif host in ANYWHERE:
+        host = str(known.get("ansible_host") or server)
     return {"name": server, "address": host, "port": int(known.get("mlflow_port") or MLFLOW_PORT)}
+
+
+def front_peers(front: str, hostvars: Mapping[str, Mapping], fronts: Iterable[str]) -> list[str]:
+    """Where a front reaches the others that have the same virtual address.
+
+    Args:
+        front: its name in the inventory.
+        hostvars: Ansible's variables of all hosts.
+        fronts: names of all of them.
+    """
+    address = hostvars[front].get("haproxy_virtual_address")
+    others = [each for each in fronts if each != front and hostvars[each].get("haproxy_virtual_address") == address]
+    return [str(hostvars[each].get("ansible_host") or each) for each in others]
+
+
+def shared_store(known: Mapping, postgres_host: str = "") -> tuple:
+    """The PostgreSQL on another machine that a server keeps its metadata in; empty where its data are its own.
+
+    Poolers that stand before it make no difference: it is the server itself that counts.
+
+    Args:
+        known: Ansible's variables of the server.
+        postgres_host: what ``mlflow_postgres_host`` is where the inventory does not say it.
+    """
+    if known.get("mlflow_backend_store") != "postgresql":
+        return ()
+    given = str(known.get("mlflow_postgres_connection_string") or "")
+    try:
+        parts = urllib.parse.urlsplit(given)
+        options = urllib.parse.parse_qs(parts.query)
+        port = parts.port or options.get("port", [0])[0] or known.get("mlflow_postgres_port") or POSTGRES_PORT
+        port = int(port)
+    except ValueError:  # no address: the role's preflight says what is wrong with it
+        return ()
+    host = known.get("mlflow_postgres_host") or postgres_host
+    if given:
+        host = parts.hostname or options.get("host", [""])[0]
+    if past_pooler(known):
+        host = known["mlflow_postgres_direct_host"]
+        port = int(known.get("mlflow_postgres_direct_port") or POSTGRES_PORT)
+    host, database = str(host or ""), parts.path.strip("/") or str(known.get("mlflow_postgres_database") or "mlflow")
+    is_here = not host or is_local(host)
+    return () if is_here else (host, port, database)
+
+
+def same_store(server: str, hostvars: Mapping[str, Mapping], servers: Iterable[str], postgres_host: str = "") -> list:
+    """The servers that keep their metadata where this one does, in their order; this one alone where that is its own.
+
+    Args:
+        server: its name in the inventory.
+        hostvars: Ansible's variables of all hosts.
+        servers: names of all of them.
+        postgres_host: see `shared_store`.
+    """
+    stores = {each: shared_store(hostvars.get(each) or {}, postgres_host) for each in [server, *servers]}
+    return [each for each in servers if stores[server] and stores[each] == stores[server]] or [server]
+
+
+def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poolers: Iterable[str] = ()) -> dict:
+    """What MLflow servers want of a PostgreSQL on a machine of its own.
+
+    Those that name a connection string or have a PostgreSQL on their own machine want nothing.
+
+    Args:
+        servers: their names in the inventory.
+        hostvars: Ansible's variables of all hosts.
+        poolers: machines that come in their place, while the servers come themselves for backups and migrations.
+
+    Returns:
+        ``databases`` and ``users`` as the role postgresql wants them; ``connections``, how many all servers may
+        open, past a pooler only a few; ``networks``, one for each server and pooler whose address the inventory
+        has; ``unknown``, the others; ``unnamed``, servers that say nothing of where their PostgreSQL is.
+    """
+    owners: dict[str, str] = {}
+    passwords: dict[str, str] = {}
+    those = [server for server in servers if uses_database(hostvars[server])]
+    for known in map(hostvars.get, those):
+        user = str(known.get("mlflow_postgres_user") or "mlflow")
+        passwords[user] = str(known.get("mlflow_postgres_password") or passwords.get(user, ""))
+        owners[str(known.get("mlflow_postgres_database") or "mlflow")] = user
+        if is_true(known.get("mlflow_auth_enabled")):
+            owners[str(known.get("mlflow_auth_database") or "mlflow_auth")] = user
+    addresses = {each: own_network(each, hostvars) for each in [*those, *poolers]}
+    return {
+        "databases": [{"name": name, "owner": owner} for name, owner in owners.items()],
+        "users": [{"name": name, "password": password} for name, password in passwords.items()],
+        "connections": sum(
+            SPARE if past_pooler(known) else connections_wanted(known) for known in map(hostvars.get, those)
+        ),
+        "networks": [address for address in addresses.values() if address],
+        "unknown": [each for each, address in addresses.items() if not address],
+        "unnamed": [each for each in those if not database_host(hostvars[each])],
+    }
+
+
+def uses_database(known: Mapping) -> bool:
+    """Whether an MLflow server, by its variables, uses a PostgreSQL on another machine by its single settings."""
+    alone = is_true(known.get("postgresql_install")) or known.get("mlflow_postgres_connection_string")
+    return known.get("mlflow_backend_store") == "postgresql" and not alone and not is_local(database_host(known))
+
+
+def database_host(known: Mapping) -> str:
+    """Where an MLflow server's PostgreSQL itself is, by its variables; empty where they do not say it."""
+    return str(known.get("mlflow_postgres_direct_host") or known.get("mlflow_postgres_host") or "")
+
+
+def past_pooler(known: Mapping) -> bool:
+    """Whether an MLflow server, by its variables, uses a pooler and knows the way past it."""
+    return bool(known.get("mlflow_postgres_direct_host"))
+
+
+def pooler_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping]) -> dict:
+    """What MLflow servers want of a pooler; as `database_wanted`, of those that name PostgreSQL itself beside one.
+
+    Args:
+        servers: their names in the inventory.
+        hostvars: Ansible's variables of all hosts.
+
+    Returns:
+        ``databases`` and ``users`` as the role pgbouncer wants them, and ``connections``, ``networks``, ``unknown``.
+    """
+    those = [server for server in servers if past_pooler(hostvars[server])]
+    known = hostvars[those[0]] if those else {}
+    port = int(known.get("mlflow_postgres_direct_port") or POSTGRES_PORT)
+    itself = {"host": str(known.get("mlflow_postgres_direct_host") or ""), "port": port}
+    wanted = database_wanted(those, hostvars)
+    return {
+        **wanted,
+        "databases": [{"name": each["name"], **itself} for each in wanted["databases"]],
+        "connections": sum(connections_wanted(hostvars[server]) for server in those),
+    }
+
+
+def database_replicas(hosts: Iterable[str], hostvars: Mapping[str, Mapping], networks: list[str]) -> list[dict]:
+    """The replicas of a primary, as the role postgresql wants them.
+
+    Args:
+        hosts: their names in the inventory.
+        hostvars: Ansible's variables of all hosts.
+        networks: where those come from whose address the inventory does not have.
+    """
+    return [
+        {"name": slot_name(host), "networks": [own] if (own := own_network(host, hostvars)) else networks}
+        for host in hosts
+    ]
+
+
+def slot_name(host: str) -> str:
+    """A replication slot's name for a host: PostgreSQL takes lower-case letters, digits and ``_``."""
+    return re.sub(r"[^a-z0-9_]", "_", host.lower())[:63]
+
+
+def own_network(host: str, hostvars: Mapping[str, Mapping]) -> str:
+    """A host's address as a network, where the inventory has an address and not only a name."""
+    try:
+        return str(ipaddress.ip_network(str(hostvars[host].get("ansible_host") or host)))
+    except ValueError:
+        return ""
+
+
+def connections_wanted(known: Mapping) -> int:
+    """The most connections that a server opens (mlflow_database_pool_size), with 4 workers where its cores decide."""
+    pools = 2 + is_true(known.get("mlflow_jobs_enabled")) + is_true(known.get("mlflow_auth_enabled"))
+    size = int(known.get("mlflow_database_pool_size", 10)) + int(known.get("mlflow_database_pool_overflow", 10))
+    return (int(known.get("mlflow_workers") or 0) or WORKERS) * pools * size + SPARE
+
+
+def is_local(host: str) -> bool:
+    """Whether a PostgreSQL's host is a folder with its socket, or loopback."""
+    return host.startswith(("/", "127.")) or host in LOOPBACK
+
+
+def is_true(value: object) -> bool:
+    """Whether Ansible takes a value from an inventory or the command line as true."""
+    return str(value).lower() in ("true", "yes", "on", "1", "y", "t")
+
+
+FILTERS = (front_names, front_origins, front_peers, front_server, same_store)
+FILTERS += (database_wanted, database_replicas, slot_name, pooler_wanted)
 
 
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict:
-        return {function.__name__: function for function in (front_names, front_origins, front_server)}
+        return {function.__name__: function for function in FILTERS}

@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from packaging import tags  # which ansible-core needs as well
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 
 def env_line(value: object, name: str) -> str:
@@ -50,6 +56,18 @@ def allowed_hosts(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(patterns))
 
 
+def passfile_line(password: object, user: str) -> str:
+    """The line of a file for libpq's ``passfile`` with which a user logs in to any server.
+
+    Source: PostgreSQL's manual, The Password File: ``:`` and the backslash take a backslash before them.
+
+    Args:
+        password: any text on one line.
+        user: the user's name.
+    """
+    return "*:*:*:%s\n" % ":".join(re.sub(r"([\\:])", r"\\\1", str(text)) for text in (user, password))
+
+
 def postgres_uri(connection_string: str) -> str:
     """A PostgreSQL connection string as SQLAlchemy wants it, with the installed driver named.
 
@@ -63,7 +81,8 @@ def store_name(uri: str, **parts: object) -> str:
     """A store by a name that may be shown: no user, no password, no options.
 
     Args:
-        uri: of the store. What it leaves out comes from ``host``, ``port`` and ``database``.
+        uri: of the store. What it leaves out comes from ``host``, ``port`` and ``database``. Where it leads to a
+            pooler, ``direct`` is the host and port of the server itself, such as ``db.example.com:5432``.
     """
     found = re.match(r"(?P<scheme>\w+)(?:\+\w+)?://(?:.*@)?(?P<place>[^/?]*)/?(?P<name>[^?]*)\??(?P<options>.*)$", uri)
     if found is None or found["scheme"] != "postgresql":
@@ -73,6 +92,8 @@ def store_name(uri: str, **parts: object) -> str:
     host = options.get("host", [host])[0] or parts.get("host")
     port = port or options.get("port", [""])[0] or parts.get("port")
     database = found["name"] or options.get("dbname", [""])[0] or parts.get("database")
+    if parts.get("direct"):
+        host, _, port = str(parts["direct"]).rpartition(":")
     if str(host).startswith("/"):  # the folder of a Unix socket
         return f"postgresql:///{database}?host={host}&port={port}"
     return f"postgresql://{host}:{port}/{database}"
@@ -223,7 +244,9 @@ def wrong_user(user: dict, name: str, permissions: list[str]) -> list[str]:
 SECRET_LENGTH = 48  # random letters, digits, - and _: 288 bits
 
 
-def secret_files(secrets: Iterable[dict], folder: str, group: str, renewed: Iterable[str]) -> list[dict]:
+def secret_files(
+    secrets: Iterable[dict], folder: str, group: str, renewed: Iterable[str], shared: dict[str, str] | None = None
+) -> list[dict]:
     """Entries for the module ``managed_files``: one file for each of the machine's own secrets.
 
     Args:
@@ -231,14 +254,118 @@ def secret_files(secrets: Iterable[dict], folder: str, group: str, renewed: Iter
         folder: where the files are.
         group: that may read those which are not for root only.
         renewed: names of those to make anew.
+        shared: those that several servers have in common, by name.
     """
     files = []
     for secret in secrets:
-        name, value = secret["name"], str(secret["value"])
+        name = secret["name"]
+        value = str(secret["value"]) or (shared or {}).get(name, "")
         content = {"secret": value} if value else {"random": SECRET_LENGTH, "renew": name in renewed}
         readers = {"mode": "0600"} if secret.get("root_only") else {"group": group, "mode": "0640"}
         files.append({"path": "%s/%s" % (folder, name.replace("_", "-")), **content, **readers})
     return files
+
+
+def secrets_read(said: str) -> dict[str, str]:
+    """Secrets by their names, from what ``grep --recursive "" FOLDER`` says of their files."""
+    found = {}
+    for line in said.splitlines():
+        path, _, value = line.partition(":")
+        found[path.rpartition("/")[2].replace("-", "_")] = value
+    return found
+
+
+def change_waits(result: dict) -> str:
+    """What a change that is told step by step waits for, of the program's registered result.
+
+    Returns:
+        See ``Report.waits`` in mlflow_service/change.py; ``ended`` where it has been taken up, ``failed`` where it was
+        given up, and the empty string where nothing is known, such as of a task that was skipped.
+    """
+    report = json.loads(result.get("stdout") or "{}")
+    if report.get("failed"):
+        return "failed"
+    return "ended" if report.get("ended") else report.get("waits", "")
+
+
+# The oldest C library of the systems that MLflow has a Python for is that of RHEL 9: glibc 2.34.
+# What wheels called 2.17, 2.12 and 2.5 before PEP 600 is beside them.
+MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+GLIBC_MINORS = range(34, 4, -1)
+
+
+def wheel_platforms(machine: str) -> list[str]:
+    """Platforms of wheels that run on a machine, such as ``x86_64``, with Linux and glibc; best first."""
+    names = [name for minor in GLIBC_MINORS for name in ("manylinux_2_%d" % minor, MANYLINUX.get(minor)) if name]
+    return ["%s_%s" % (name, machine) for name in [*names, "linux"]]
+
+
+def locked(lock: str) -> Iterator[tuple[Requirement, str]]:
+    """The packages of a requirement file with hashes, each with its ``--hash=`` options; other options are left out."""
+    for line in re.sub(r"\\\n", " ", re.sub(r"(?m)(^|\s)#.*$", "", lock)).splitlines():
+        requirement, hashes, rest = line.partition("--hash=")
+        if requirement.strip() and not requirement.lstrip().startswith("-"):
+            yield Requirement(requirement.strip()), hashes + rest
+
+
+def is_for(requirement: Requirement, python: str, machine: str) -> bool:
+    """Whether the requirement's marker lets it be installed; a bound between patch releases counts as both."""
+    linux = {**default_environment(), "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+    cpython = {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
+    there = {**linux, **cpython, "platform_machine": machine, "python_version": python}
+    return requirement.marker is None or any(
+        requirement.marker.evaluate({**there, "python_full_version": "%s.%d" % (python, patch)}) for patch in (0, 99)
+    )
+
+
+def wheels(lock: str, files: Iterable[str], python: str, machine: str, extra: Iterable[str] = ()) -> dict[str, list]:
+    """Which files of a wheelhouse an installation needs, and what it lacks.
+
+    Args:
+        lock: text of the requirements, each with one version.
+        files: names of the files in the wheelhouse.
+        python: version of the interpreter, such as ``3.11``.
+        machine: processor, as ``uname -m`` tells it.
+        extra: requirements on top of the lock. What these need in turn is not known before it is resolved, so each
+            wheel of a package that the lock does not install belongs to it.
+
+    Returns:
+        ``files``, names of the wheels, and ``missing``, requirements for which there is none.
+    """
+    version = tuple(int(part) for part in python.split("."))
+    platforms = wheel_platforms(machine)
+    interpreter = "cp%d%d" % version
+    supported = [
+        *tags.cpython_tags(version, [interpreter], platforms),
+        *tags.compatible_tags(version, interpreter, platforms),
+    ]
+    rank = {tag: number for number, tag in enumerate(supported)}
+    there: dict[str, list[tuple]] = {}  # by package: version, rank and name of each wheel that fits
+    for file in files:
+        try:
+            name, found, _build, file_tags = parse_wheel_filename(file)
+        except InvalidWheelFilename:
+            continue
+        if ranks := [rank[tag] for tag in file_tags if tag in rank]:
+            there.setdefault(name, []).append((found, min(ranks), file))
+    needed: dict[str, str] = {}
+    missing: list[str] = []
+    extra = [Requirement(text.partition("--hash=")[0].strip()) for text in extra]
+    for requirement in [*(one for one, _hashes in locked(lock)), *extra]:
+        if not is_for(requirement, python, machine):
+            continue
+        name = canonicalize_name(requirement.name)
+        fitting = [
+            wheel
+            for wheel in there.get(name, [])
+            if not requirement.url and requirement.specifier.contains(wheel[0], True)
+        ]
+        if not fitting:
+            missing.append(requirement.name + str(requirement.specifier))
+        elif requirement not in extra:
+            needed[name] = min(fitting, key=lambda wheel: wheel[1])[2]
+    others = [wheel[2] for name, found in there.items() if name not in needed for wheel in found] if extra else []
+    return {"files": sorted([*needed.values(), *others]), "missing": missing}
 
 
 class FilterModule:
@@ -246,5 +373,6 @@ class FilterModule:
 
     def filters(self) -> dict:
         named = (env_line, systemd_argument, allowed_hosts, postgres_uri, store_name, connection_pool, brought_files)
-        accounts = (other_database, wrong_password, wrong_users, secret_files)
+        accounts = (other_database, wrong_password, wrong_users, secret_files, secrets_read)
+        named += (change_waits, wheels, passfile_line)
         return {function.__name__: function for function in named + accounts}

@@ -45,7 +45,7 @@ notes:
 EXAMPLES = """
 - name: Show the settings that the old service had
   ansible.builtin.debug:
-    msg: "{{ lookup('mlflow_dotenv', '../mlflow/.env').settings | dict2items | map(attribute='key') }}"
+    msg: "{{ lookup('mlops.mlflow.mlflow_dotenv', '../mlflow/.env').settings | dict2items | map(attribute='key') }}"
 """
 
 RETURN = """

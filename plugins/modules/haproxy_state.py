@@ -55,12 +55,25 @@ options:
     description: Path of HAProxy's admin socket.
     type: path
     required: true
+  keepalived_path:
+    description: Path of keepalived's configuration; without it, nothing is said of keepalived.
+    type: path
+    default: ""
+  peers:
+    description: Addresses or names of the other machines that keepalived talks to.
+    type: list
+    elements: str
+    default: []
+  interface:
+    description: Name of the network interface that is to get the virtual address, where it is given.
+    type: str
+    default: ""
 author: The authors of this repository
 """
 
 EXAMPLES = r"""
 - name: Read the state of the machine
-  haproxy_state:
+  mlops.mlflow.haproxy_state:
     certificate_path: /etc/ssl/mlflow.pem
     key_path: /etc/ssl/mlflow.key
     names: [mlflow.example.com]
@@ -74,12 +87,14 @@ RETURN = r"""
 state:
   description: >-
     C(system), C(installed), C(config) (absent, package, ours, foreign), C(unit), C(running), C(ports_taken),
-    C(wrong_networks), C(certificate) and C(certificate_files).
+    C(wrong_networks), C(certificate), C(certificate_files) and C(keepalived): C(installed), C(active), C(enabled),
+    C(config), the addresses C(peers), C(source) and C(interface) by which they are reached, what is C(wrong) with that.
   returned: always
   type: dict
 """
 
 import datetime
+import fcntl
 import glob
 import hashlib
 import ipaddress
@@ -89,6 +104,7 @@ import re
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import time
 
@@ -96,8 +112,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 MARK = "# Written by the Ansible role haproxy."
 COMMANDS = ("haproxy", "openssl", "kill")
+SEARCHED = "/usr/sbin:/usr/bin:/sbin:/bin"
 FAMILIES = {"debian": "debian", "ubuntu": "debian"}
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
+SIOCGIFADDR = 0x8915  # see include/uapi/linux/sockios.h in Linux
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 SOCKET_SECONDS = 5
 
@@ -242,20 +260,20 @@ def read_running(path):
     return {"id": said.get("description", ""), "version": said.get("Version", "")}
 
 
-def read_unit():
-    shown, _ = run("systemctl", "show", "--property=ActiveState,UnitFileState", "haproxy.service")
+def read_unit(unit):
+    shown, _ = run("systemctl", "show", "--property=ActiveState,UnitFileState", unit)
     values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     return {"active": values.get("ActiveState") == "active", "enabled": values.get("UnitFileState") == "enabled"}
 
 
-def whose_config(path):
-    """Who wrote the configuration: the package, this role, or somebody else."""
+def whose_config(path, package="haproxy"):
+    """Who wrote a configuration: the package, this role, or somebody else."""
     text = read(path)
     if not text:
         return "absent"
     if text.startswith(MARK):
         return "ours"
-    listed, _ = run("dpkg-query", "--show", "--showformat=${Conffiles}", "haproxy")
+    listed, _ = run("dpkg-query", "--show", "--showformat=${Conffiles}", package)
     digest = hashlib.md5(text.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
     return "package" if "%s %s" % (path, digest) in listed else "foreign"
 
@@ -298,6 +316,62 @@ def wrong_networks(networks):
     return found
 
 
+# The address that moves
+
+
+def resolve(name):
+    """An IPv4 address of a name, or the empty string."""
+    try:
+        return socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]
+    except OSError:
+        return ""
+
+
+def source_towards(peer):
+    """This machine's own address in what it would send to a peer; nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))
+            return probe.getsockname()[0]
+    except OSError:
+        return ""
+
+
+def interface_of(address):
+    """Name of the network interface whose first IPv4 address it is, or the empty string; see netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return ""
+
+
+def read_keepalived(path, peers, interface):
+    """What is there of keepalived, how it would reach its peers, and a sentence on why it would not."""
+    installed = bool(shutil.which("keepalived", path=SEARCHED))
+    found = {"installed": installed, "config": whose_config(path, "keepalived"), **read_unit("keepalived.service")}
+    addresses = {peer: resolve(peer) for peer in peers}
+    source = source_towards(addresses[peers[0]]) if peers else ""
+    found.update(peers=list(addresses.values()), source=source, interface=interface_of(source), wrong="")
+    known = [name for _, name in socket.if_nameindex()]
+    if "" in found["peers"]:
+        unknown = peers[found["peers"].index("")]
+        found["wrong"] = "haproxy_virtual_peers has %s, which this machine can't resolve; name an address." % unknown
+    elif peers and found["interface"] in ("", "lo"):
+        found["wrong"] = (
+            "haproxy_virtual_peers has %s, which this machine reaches by none of its networks; "
+            "name an address of the other front in a network that both are in." % peers[0]
+        )
+    elif interface and interface not in known:
+        wrong = "haproxy_virtual_interface is %s, and this machine has %s; take one of them."
+        found["wrong"] = wrong % (interface, ", ".join(known))
+    return found
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -311,15 +385,18 @@ def main():
             "config_path": {"type": "path", "required": True},
             "certificates_dir": {"type": "path", "required": True},
             "socket": {"type": "path", "required": True},
+            "keepalived_path": {"type": "path", "default": ""},
+            "peers": {"type": "list", "elements": "str", "default": []},
+            "interface": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     wanted = module.params
     state = {
         "system": read_system(),
-        "installed": all(shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") for name in COMMANDS),
+        "installed": all(shutil.which(name, path=SEARCHED) for name in COMMANDS),
         "config": whose_config(wanted["config_path"]),
-        "unit": read_unit(),
+        "unit": read_unit("haproxy.service"),
         "running": read_running(wanted["socket"]),
         "ports_taken": port_holders(wanted["ports"]),
         "wrong_networks": wrong_networks(wanted["networks"]),
@@ -331,6 +408,7 @@ def main():
             wanted["names"],
             time.time(),
         ),
+        "keepalived": read_keepalived(wanted["keepalived_path"], wanted["peers"], wanted["interface"]),
         "certificate_files": sorted(glob.glob(os.path.join(wanted["certificates_dir"], "*"))),
     }
     module.exit_json(changed=False, state=state)

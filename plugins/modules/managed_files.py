@@ -77,7 +77,7 @@ author: The authors of this repository
 
 EXAMPLES = r"""
 - name: Write the configuration
-  managed_files:
+  mlops.mlflow.managed_files:
     rollback_dir: /etc/mlflow/rollback
     entries:
       - {path: /etc/mlflow, mode: "0755"}

@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: mlflow_release
 short_description: Build a virtual environment from a hash-checked lock, complete or absent
 description:
-  - Installs the packages of a lock into a new virtual environment with uv, compiles all bytecode,
-    adds the C(mlflow_service) package, and makes the result visible by one rename.
+  - Installs the packages of a lock into a new virtual environment with uv, adds the
+    C(mlflow_service) package, compiles the bytecode of all but tests, and makes the result visible by one rename.
   - Whatever fails or is killed on the way leaves no release, and the next call starts afresh.
   - Two calls at once wait for each other.
 options:
@@ -47,6 +47,11 @@ options:
     description: Text of each file to add to the site-packages, by relative path.
     type: dict
     required: true
+  wheels:
+    description:
+      - Path of a tar archive with all the wheels. Where it is set, nothing is downloaded.
+    type: path
+    default: ""
   environment:
     description: Environment variables for the download, such as proxies.
     type: dict
@@ -56,7 +61,7 @@ author: The authors of this repository
 
 EXAMPLES = r"""
 - name: Build the release
-  mlflow_release:
+  mlops.mlflow.mlflow_release:
     name: 3.17.2-0123456789ab
     version: 3.17.2
     install_dir: /opt/mlflow
@@ -89,6 +94,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 # What uv and pip say, and the sentence that helps. The first match counts.
 REASONS = (
+    (r"invalid package format|Failed to read from zip",
+     "a wheel is damaged; where it is from mlflow_wheelhouse, `make wheelhouse` replaces it"),
+    (r"--no-index|--find-links|no index|provided package locations",
+     "a package is not in the wheelhouse (mlflow_wheelhouse); "
+     "`make wheelhouse` fetches what mlflow_extra_packages need too, where EXTRA names them"),
     (r"[Hh]ash mismatch|DO NOT MATCH THE HASHES",
      "a downloaded package does not have the hash that the lock names, so it was not installed; "
      "if the lock is right, something between here and the package index changes files"),
@@ -98,10 +108,31 @@ REASONS = (
      "the package index's certificate is not trusted; name your network's CA in mlflow_ca_bundle"),
     (r"dns error|error sending request|Failed to fetch|Temporary failure in name resolution|NewConnectionError|"
      r"Connection refused|timed out|ConnectTimeout",
-     "the package index can't be reached; set a proxy or mirror in mlflow_install_environment"),
+     "the package index can't be reached; set mlflow_pip_index, or a proxy in mlflow_install_environment"),
     (r"No solution found|no version of|not found in the package registry|No matching distribution",
      "a package of the lock is not to be had for this Python or this machine"),
 )  # fmt: skip
+
+LOGIN = re.compile(r"//[^/\s@]*@")  # in the address of an index or a proxy
+
+# Run by the release's own Python. uv and compileall do it too, but packages' own tests are a quarter of all files and
+# nothing imports them, and compileall would fail for one file that isn't Python, such as a template.
+COMPILE = """
+import concurrent.futures, multiprocessing, os, py_compile, sys
+
+def compile_file(path):
+    try:
+        py_compile.compile(path, doraise=True)
+    except py_compile.PyCompileError:
+        pass
+
+files = []
+for folder, folders, names in os.walk(sys.argv[1]):
+    folders[:] = [name for name in folders if name not in ("test", "tests")]
+    files += [os.path.join(folder, name) for name in names if name.endswith(".py")]
+with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+    list(pool.map(compile_file, files, chunksize=32))
+"""
 
 
 class Builder:
@@ -114,8 +145,9 @@ class Builder:
         self.release = os.path.join(self.releases, self.wanted["name"])
         self.folder = os.path.join(self.releases, ".build")
         self.venv = os.path.join(self.folder, "venv")
+        cache = {"UV_CACHE_DIR": os.path.join(self.folder, "cache")}
         self.environment = {
-            "UV_CACHE_DIR": os.path.join(self.folder, "cache"),
+            **cache,
             "UV_SYSTEM_CERTS": "true",
             "UV_NO_PROGRESS": "true",
             "UV_NO_CONFIG": "true",
@@ -124,6 +156,10 @@ class Builder:
             "PIP_NO_CACHE_DIR": "1",
         }
         self.environment.update({key: str(value) for key, value in self.wanted["environment"].items()})
+        self.wheels = os.path.join(self.folder, "wheels") if self.wanted["wheels"] else ""
+        self.source = ["--no-index", "--find-links", self.wheels] if self.wheels else []
+        if self.wheels:  # a cache that outlives the build would hide that a wheel of the wheelhouse has changed
+            self.environment.update(cache)
         self.seconds = {}
 
     def run(self, step, command):
@@ -133,7 +169,7 @@ class Builder:
         self.seconds[step] = round(time.monotonic() - started, 1)
         if code == 0:
             return out
-        said = "\n".join((err or out).strip().splitlines()[-15:])
+        said = LOGIN.sub("//", "\n".join((err or out).strip().splitlines()[-15:]))
         reason = next((text for pattern, text in REASONS if re.search(pattern, err + out)), "see what it said")
         if code < 0:
             reason = "it was stopped by signal %d; run the playbook again" % -code
@@ -158,7 +194,8 @@ class Builder:
             requirements = self.write(os.path.join(self.folder, "uv.txt"), lock)
             pip = [os.path.join(building, "bin", "python"), "-m", "pip", "--quiet"]
             self.run("making room for uv", [self.wanted["python"], "-m", "venv", building])
-            self.run("installing uv", [*pip, "install", "--require-hashes", "--no-deps", "-r", requirements])
+            install = [*pip, "install", *self.source, "--require-hashes", "--no-deps", "-r", requirements]
+            self.run("installing uv", install)
             os.rename(building, home)
             for other in glob.glob(os.path.join(self.wanted["install_dir"], "uv-*")):
                 if other != home:
@@ -167,12 +204,15 @@ class Builder:
 
     def install(self):
         lock = self.write(os.path.join(self.folder, "lock.txt"), self.wanted["lock"])
+        if self.wheels:
+            os.mkdir(self.wheels)
+            self.run("unpacking the wheels", ["tar", "-xf", self.wanted["wheels"], "-C", self.wheels])
         uv = self.uv()
         self.run("making the virtual environment", [
             uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", self.wanted["python"], self.venv,
         ])  # fmt: skip
         python = os.path.join(self.venv, "bin", "python")
-        install = [uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode"]
+        install = [uv, "pip", "install", "--quiet", "--python", python, *self.source]
         self.run("installing the locked packages", [*install, "--require-hashes", "-r", lock])
         if self.wanted["extra_packages"]:
             extra = self.write(os.path.join(self.folder, "extra.txt"), "\n".join(self.wanted["extra_packages"]))
@@ -188,8 +228,7 @@ class Builder:
         packages = packages.strip()
         for path, text in self.wanted["service_files"].items():
             self.write(os.path.join(packages, path), text)
-        compile_all = [python, "-m", "compileall", "-q", os.path.join(packages, "mlflow_service")]
-        self.run("compiling mlflow_service", compile_all)
+        self.run("compiling the packages", [python, "-c", COMPILE, packages])
 
     def build(self):
         shutil.rmtree(self.folder, ignore_errors=True)  # what a killed run left
@@ -215,6 +254,7 @@ def main():
             "uv_lock": {"type": "str", "required": True},
             "extra_packages": {"type": "list", "elements": "str", "default": []},
             "service_files": {"type": "dict", "required": True},
+            "wheels": {"type": "path", "default": ""},
             "environment": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,

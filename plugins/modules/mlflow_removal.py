@@ -73,7 +73,7 @@ author: The authors of this repository
 
 EXAMPLES = r"""
 - name: Remove MLflow and keep its data
-  mlflow_removal:
+  mlops.mlflow.mlflow_removal:
     install_dir: /opt/mlflow
     config_dir: /etc/mlflow
     data_dir: /var/lib/mlflow

@@ -71,6 +71,11 @@ options:
     type: list
     elements: path
     default: []
+  mounts:
+    description: Paths of folders that ought to be mount points.
+    type: list
+    elements: path
+    default: []
   schedules:
     description: Calendar expressions that systemd is to understand.
     type: list
@@ -81,7 +86,7 @@ author: The authors of this repository
 
 EXAMPLES = r"""
 - name: Read the state of the machine
-  mlflow_state:
+  mlops.mlflow.mlflow_state:
     install_dir: /opt/mlflow
     user: mlflow
     group: mlflow
@@ -167,6 +172,11 @@ missing:
   returned: always
   type: list
   elements: str
+not_mounted:
+  description: Those of I(mounts) that are no mount points.
+  returned: always
+  type: list
+  elements: str
 database:
   description: Whether the SQLite file exists and its schema revision.
   returned: always
@@ -242,6 +252,7 @@ def read_system(module, install_dir):
         "family": next((FAMILIES[name] for name in likeness if name in FAMILIES), ""),
         "systemd": systemd,
         "container": container.strip() not in ("", "none"),
+        "machine": os.uname().machine,
         "cores": len(os.sched_getaffinity(0)),
         "memory_mb": int(memory["MemTotal"].split()[0]) // 1024,
         "free_mb": shutil.disk_usage(existing).free // MIB,
@@ -465,6 +476,7 @@ def main():
             "data_dir": {"type": "path", "required": True},
             "artifacts_dir": {"type": "path", "default": ""},
             "expected_files": {"type": "list", "elements": "path", "default": []},
+            "mounts": {"type": "list", "elements": "path", "default": []},
             "schedules": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -498,6 +510,7 @@ def main():
         database=read_database(os.path.join(wanted["data_dir"], "mlflow.db")),
         store=read_store(wanted, units, pending),
         missing=[path for path in wanted["expected_files"] if not os.path.isfile(path)],
+        not_mounted=[path for path in wanted["mounts"] if not os.path.ismount(path)],
     )
 
 

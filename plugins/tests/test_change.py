@@ -119,3 +119,62 @@ def test_accounts_that_are_turned_on_may_have_an_older_schema(machine, before, a
     machine.env.write_text(before)
     replace(machine, machine.env, after)
     assert change.Change(machine, request(machine)).has_new_accounts(change.settings.read(machine.env)) is new
+
+
+@pytest.fixture
+def together(machine, tmp_path, monkeypatch):
+    """A change of one of several servers, in a given place; nobody says a word unless a test has."""
+    monkeypatch.setattr(change, "PATIENCE_SECONDS", {"first": 0.0, "other": 0.0})
+    machine.steps = change.Steps(tmp_path / "steps")
+    machine.env.write_text("")
+
+    def start(place):
+        wanted = request(machine)
+        wanted.place = place
+        machine.steps.begin(wanted)
+        return change.Change(machine, wanted)
+
+    return start
+
+
+def test_server_that_changes_alone_waits_for_nobody(machine):
+    change.Change(machine, request(machine)).wait("stopped")
+
+
+def test_word_lets_a_change_go_on_once(together, machine):
+    one = together("first")
+    machine.steps.word.write_text(change.GO_ON)
+    one.wait("stopped")
+    assert not machine.steps.word.exists()
+    assert machine.steps.told().waits == ""
+    with pytest.raises(change.GivenUpError, match="nobody said how to go on"):
+        one.wait("checked")
+
+
+@pytest.mark.parametrize("word", [change.STOP, change.BACK])
+def test_any_other_word_gives_the_change_up(together, machine, word):
+    one = together("other")
+    machine.steps.word.write_text(word)
+    with pytest.raises(change.GivenUpError, match="the servers go back together") as given_up:
+        one.wait("checked")
+    assert given_up.value.word == word
+
+
+@pytest.mark.parametrize(("revision", "goes_on"), [("new", True), ("old", False)])
+def test_server_that_is_told_nothing_looks_whether_the_first_one_went_on(together, monkeypatch, revision, goes_on):
+    monkeypatch.setattr(change, "schema", lambda *_: {"revision": revision, "head": "new"})
+    one = together("other")
+    if goes_on:
+        one.wait("checked")
+    else:
+        with pytest.raises(change.GivenUpError):
+            one.wait("checked")
+
+
+def test_next_change_forgets_what_was_said_to_the_one_before(together, machine):
+    together("first")
+    machine.steps.word.write_text(change.GO_ON)
+    machine.steps.tell(change.Report("2-b", ended=True))
+    together("first")
+    assert machine.steps.told() is None
+    assert not machine.steps.word.exists()

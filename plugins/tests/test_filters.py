@@ -3,6 +3,7 @@
 import fnmatch
 import subprocess
 
+import front
 import mlflow as filters
 import pytest
 
@@ -94,6 +95,12 @@ SETTINGS = {"host": "db1", "port": 5432, "database": "mlflow"}
             {**SETTINGS, "host": "/var/run/postgresql"},
             "postgresql:///mlflow?host=/var/run/postgresql&port=5432",
         ),
+        (
+            "postgresql+psycopg2://?keepalives_idle=30",
+            {**SETTINGS, "direct": "db2:5433"},
+            "postgresql://db2:5433/mlflow",
+        ),
+        ("postgresql+psycopg2://u:p@pooler:6432/d", {**SETTINGS, "direct": "::1:5432"}, "postgresql://::1:5432/d"),
     ],
 )
 def test_store_is_named_without_user_password_and_options(uri, parts, name):
@@ -218,3 +225,130 @@ def test_given_secrets_are_written_and_others_made_on_the_machine():
 def test_admins_password_is_refused_by_the_settings_name(password, word):
     said = filters.wrong_password(password, "mlflow_auth_admin_password")
     assert (word in said) and bool(said) == bool(word)
+
+
+HOSTS = {
+    "own": {},
+    "local": {"mlflow_backend_store": "postgresql"},
+    "loopback": {"mlflow_backend_store": "postgresql", "mlflow_postgres_host": "127.0.0.1"},
+    "a": {"mlflow_backend_store": "postgresql", "mlflow_postgres_host": "db"},
+    "b": {"mlflow_backend_store": "postgresql", "mlflow_postgres_connection_string": "postgresql://u:p@db/mlflow"},
+    "c": {"mlflow_backend_store": "postgresql", "mlflow_postgres_host": "db", "mlflow_postgres_port": 5433},
+    "d": {"mlflow_backend_store": "postgresql", "mlflow_postgres_host": "db", "mlflow_postgres_database": "other"},
+    "odd": {
+        "mlflow_backend_store": "postgresql",
+        "mlflow_postgres_connection_string": "postgresql://u:p@s:w/d@db/mlflow",
+    },
+    "own pooler": {
+        "mlflow_backend_store": "postgresql",
+        "mlflow_postgres_host": "127.0.0.1",
+        "mlflow_postgres_port": 6432,
+        "mlflow_postgres_direct_host": "db2",
+    },
+    "pooler": {
+        "mlflow_backend_store": "postgresql",
+        "mlflow_postgres_connection_string": "postgresql://u:p@pooler:6432/mlflow",
+        "mlflow_postgres_direct_host": "db2",
+        "mlflow_postgres_direct_port": 5432,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("server", "same"),
+    [
+        ("own", ["own"]),
+        ("local", ["local"]),
+        ("loopback", ["loopback"]),
+        ("odd", ["odd"]),
+        ("a", ["a", "b"]),
+        ("pooler", ["own pooler", "pooler"]),
+    ],
+)
+def test_servers_share_a_store_where_its_machine_and_name_are_the_same(server, same):
+    assert front.same_store(server, HOSTS, HOSTS) == same
+
+
+def test_host_that_the_inventory_leaves_out_is_the_playbooks():
+    assert front.same_store("local", HOSTS, ["local", "a"], "db") == ["local", "a"]
+
+
+def test_secrets_are_read_whatever_is_in_them():
+    said = "/etc/mlflow/secrets/kek-passphrase:a:b=c\n/etc/mlflow/secrets/admin-password:x"
+    assert filters.secrets_read(said) == {"kek_passphrase": "a:b=c", "admin_password": "x"}
+    assert filters.secrets_read("") == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "waits"),
+    [
+        ('{"waits": "stopped"}', "stopped"),
+        ('{"waits": "given up", "failed": "why"}', "failed"),
+        ('{"ended": true}', "ended"),
+        ("", ""),
+    ],
+)
+def test_what_a_change_waits_for(report, waits):
+    assert filters.change_waits({"stdout": report}) == waits
+
+
+def test_task_that_was_skipped_waits_for_nothing():
+    assert filters.change_waits({"skipped": True}) == ""
+
+
+def test_shared_secret_gives_way_to_a_setting():
+    secrets = [{"name": "one_key", "value": ""}, {"name": "other_key", "value": "set"}, {"name": "third", "value": ""}]
+    files = filters.secret_files(secrets, "/s", "mlflow", [], {"one_key": "shared", "other_key": "shared"})
+    assert [file.get("secret") for file in files] == ["shared", "set", None]
+
+
+def test_passfile_takes_any_password():
+    assert filters.passfile_line("a:b\\c", "replicator") == "*:*:*:replicator:a\\:b\\\\c\n"
+
+
+ON_DB = {"mlflow_backend_store": "postgresql", "mlflow_postgres_host": "db"}
+DATABASE_USERS = {
+    "a": ON_DB | {"ansible_host": "10.20.0.5", "mlflow_postgres_password": "one"},
+    "b": ON_DB | {"mlflow_auth_enabled": True, "mlflow_workers": 2},
+    "socket": ON_DB | {"mlflow_postgres_host": "/var/run/postgresql"},
+    "sqlite": {"ansible_host": "10.20.0.7"},
+    "own": {"mlflow_backend_store": "postgresql", "postgresql_install": True},
+    "elsewhere": {"mlflow_backend_store": "postgresql", "mlflow_postgres_connection_string": "postgresql://x@y/z"},
+}
+
+
+def test_database_gets_what_the_servers_that_use_it_want():
+    wanted = front.database_wanted(DATABASE_USERS, DATABASE_USERS)
+    assert wanted["databases"] == [{"name": "mlflow", "owner": "mlflow"}, {"name": "mlflow_auth", "owner": "mlflow"}]
+    assert wanted["users"] == [{"name": "mlflow", "password": "one"}]
+    assert (wanted["networks"], wanted["unknown"]) == (["10.20.0.5/32"], ["b"])
+    assert wanted["connections"] == (4 * 2 * 20 + 4) + (2 * 3 * 20 + 4)
+    assert wanted["unnamed"] == []
+
+
+def test_server_that_does_not_say_where_its_database_is_is_named():
+    hostvars = DATABASE_USERS | {"lost": {"mlflow_backend_store": "postgresql", "ansible_host": "10.20.0.9"}}
+    assert front.database_wanted(hostvars, hostvars)["unnamed"] == ["lost"]
+
+
+def test_replicas_have_slots_and_come_from_where_the_inventory_says():
+    hostvars = {"db-2.example.com": {"ansible_host": "10.20.0.6"}, "DB3": {}}
+    assert front.database_replicas(hostvars, hostvars, ["10.20.0.0/24"]) == [
+        {"name": "db_2_example_com", "networks": ["10.20.0.6/32"]},
+        {"name": "db3", "networks": ["10.20.0.0/24"]},
+    ]
+
+
+def test_pooler_gets_what_the_servers_that_know_a_way_past_it_want():
+    pooled = {"mlflow_backend_store": "postgresql", "mlflow_postgres_host": "pooler", "mlflow_postgres_password": "p"}
+    hostvars = {
+        "a": {**pooled, "ansible_host": "10.20.0.5", "mlflow_postgres_direct_host": "db", "mlflow_workers": 2},
+        "direct": {**pooled, "mlflow_postgres_host": "db"},
+        "pooler": {"ansible_host": "10.20.0.9"},
+    }
+    wanted = front.pooler_wanted(["a", "direct"], hostvars)
+    assert wanted["databases"] == [{"name": "mlflow", "host": "db", "port": 5432}]
+    assert wanted["users"] == [{"name": "mlflow", "password": "p"}]
+    assert (wanted["networks"], wanted["connections"]) == (["10.20.0.5/32"], 2 * 2 * 20 + 4)
+    behind = front.database_wanted(["a"], hostvars, ["pooler"])
+    assert (behind["networks"], behind["connections"]) == (["10.20.0.5/32", "10.20.0.9/32"], 4)

@@ -94,6 +94,20 @@ def test_front_reaches_its_own_machine_over_loopback_and_others_by_address():
     assert front.front_server("two", HOSTS, "two")["address"] == "127.0.0.1"
     assert front.front_server("two", HOSTS, "one") == {"name": "two", "address": "10.0.0.7", "port": 5001}
     assert front.front_server("three", HOSTS, "three")["address"] == "10.0.0.8"
+    assert front.front_server("three", HOSTS, "one")["address"] == "10.0.0.8"
+
+
+def test_fronts_with_the_same_virtual_address_reach_each_other():
+    fronts = {
+        "one": {"haproxy_virtual_address": "10.0.0.9/24"},
+        "two": {"haproxy_virtual_address": "10.0.0.9/24", "ansible_host": "10.0.0.7"},
+        "alone": {"haproxy_virtual_address": "10.0.0.8/24"},
+    }
+    assert [front.front_peers(each, fronts, fronts) for each in fronts] == [["10.0.0.7"], ["one"], []]
+
+
+def test_front_leaves_out_what_listens_on_another_machines_loopback():
+    assert front.front_server("one", HOSTS, "two") == {}
 
 
 def test_front_has_its_name_in_the_inventory_where_it_has_no_other():

@@ -1,6 +1,8 @@
 """mlflow_release: what it says when a build fails. The scenarios build for real."""
 
 import re
+import subprocess
+import sys
 
 import mlflow_release
 import pytest
@@ -11,6 +13,8 @@ SAID = {
     "disk is full": "error: Failed to install: a.whl\n  Caused by: failed to copy file: No space left on device (os error 28)",
     "not trusted": "error: Failed to fetch\n  Caused by: invalid peer certificate: UnknownIssuer",
     "can't be reached": "error: Failed to fetch\n  Caused by: error sending request\n  Caused by: dns error",
+    "wheel is damaged": "  x No solution found\n  Because alembic==1.20.1 has an invalid package format",
+    "not in the wheelhouse": "  x No solution found: Because boto3 was not found in the provided package locations",
     "not to be had": "  x No solution found when resolving dependencies: there is no version of mlflow==9.9.9",
 }
 
@@ -43,3 +47,31 @@ def test_interpreter_that_does_not_start_is_one_sentence_and_leaves_nothing(modu
     assert result["failed"]
     assert result["msg"].startswith("The release 1-a was not built (making room for uv)")
     assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_login_in_an_address_is_not_quoted(module, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho 'no answer from https://name:pass%40word@pypi.example.com/simple/uv/' >&2; exit 1\n"
+    )
+    python.chmod(0o755)
+    result = module("mlflow_release", **arguments(tmp_path, python=str(python)))
+    assert result["said"] == "no answer from https://pypi.example.com/simple/uv/"
+
+
+def test_all_but_tests_is_compiled_and_what_is_not_python_passed_over(tmp_path):
+    for name in ("package/__init__.py", "package/tests/test_it.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x = 1\n")
+    (tmp_path / "template.py").write_text("print '{{ it }}'\n")
+    subprocess.run([sys.executable, "-c", mlflow_release.COMPILE, str(tmp_path)], check=True)
+    (compiled,) = tmp_path.rglob("*.pyc")
+    assert compiled.parent == tmp_path / "package" / "__pycache__"
+
+
+def test_failure_to_write_what_was_compiled_is_a_failure(tmp_path):
+    (tmp_path / "module.py").write_text("x = 1\n")
+    (tmp_path / "__pycache__").write_text("a file where a folder has to be")
+    done = subprocess.run([sys.executable, "-c", mlflow_release.COMPILE, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "__pycache__" in done.stderr

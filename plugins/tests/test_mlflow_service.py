@@ -1,7 +1,9 @@
 """mlflow_service: what wraps MLflow on the machine, without MLflow. The scenarios test it with MLflow."""
 
 import asyncio
+import gc
 import http.server
+import importlib
 import json
 import logging
 import socket
@@ -9,7 +11,7 @@ import threading
 
 import pytest
 from mlflow import env_line
-from mlflow_service import admin, check, ready, settings, takeover
+from mlflow_service import admin, check, imports, ready, settings, takeover
 from mlflow_service.app import WARM_UP, Service
 
 
@@ -47,6 +49,18 @@ def start(service):
 def runtime_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     return tmp_path
+
+
+def test_nothing_is_searched_for_garbage_while_it_is_imported_or_later():
+    kept = gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), imports.in_one_go():
+            assert not gc.isenabled()
+            importlib.import_module("no_such_module")
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > kept
+    finally:
+        gc.unfreeze()
 
 
 def test_worker_serves_only_after_it_has_answered_every_kind_of_request(runtime_folder):

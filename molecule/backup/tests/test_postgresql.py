@@ -136,11 +136,11 @@ def test_restore_that_is_killed_half_way_leaves_what_was_there(postgresql):
 
 def test_database_that_is_away_fails_the_backup_with_a_sentence(postgresql):
     older = left(postgresql)
-    postgresql.run("systemctl stop postgresql")
+    postgresql.run("systemctl stop postgresql@15-main")  # which waits until it has
     try:
         assert "PostgreSQL can't be used: no PostgreSQL listens on this machine's socket" in failed_backup(postgresql)
     finally:
-        postgresql.run("systemctl start postgresql")
+        postgresql.run("systemctl start postgresql@15-main")
     assert left(postgresql) == older
 
 

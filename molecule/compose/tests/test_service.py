@@ -136,7 +136,7 @@ def test_names_without_a_meaning_are_listed(provisioned):
 
 
 def test_no_verbosity_shows_a_secret(provisioned):
-    assert "TASK [mlflow : configure" in provisioned.run.output
+    assert "TASK [mlops.mlflow.mlflow : configure" in provisioned.run.output
     assert [secret for secret in provisioned.secrets if secret in provisioned.run.output] == []
 
 

@@ -23,6 +23,17 @@ def test_machine_has_no_failed_unit(machine):
     assert machine.run("systemctl --failed --plain --no-legend") == ""
 
 
+def test_all_that_the_server_imports_is_compiled(machine):
+    code = """
+import os, sys
+import mlflow.server.fastapi_app, mlflow.store.tracking.sqlalchemy_store, mlflow_service.app
+cached = {name: getattr(module, "__cached__", None) for name, module in sys.modules.items()}
+own = {name: path for name, path in cached.items() if path and path.startswith(sys.prefix)}
+print(len(own) > 500, [name for name, path in own.items() if not os.path.exists(path)])
+"""
+    assert machine.host.check_output("/opt/mlflow/current/bin/python -BIc %s", code).splitlines()[-1] == "True []"
+
+
 @pytest.mark.parametrize(
     "folder", ["/opt/mlflow", "/opt/mlflow/current", "/opt/mlflow/releases", "/etc/mlflow", "/etc"]
 )

@@ -1,13 +1,10 @@
 """A release is complete or absent: a build that fails or is killed leaves what runs as it was."""
 
-import os
 import re
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures import ROOT, wait_until
+from fixtures import ROOT, kill_run, wait_until
 
 LOCK = ROOT / "roles/mlflow/files/locks/mlflow-3.17.2.txt"
 CACHE = {"UV_CACHE_DIR": "/var/cache/mlflow-machine/uv"}
@@ -37,7 +34,7 @@ def test_index_out_of_reach_is_said(machine):
     unreachable = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0"}
     before = machine.state(), builds(machine)
     said = machine.refuses(mlflow_install_environment=unreachable, mlflow_extra_packages=EXTRA["other"])
-    assert "the package index can't be reached; set a proxy or mirror in mlflow_install_environment" in said
+    assert "the package index can't be reached; set mlflow_pip_index, or a proxy in mlflow_install_environment" in said
     assert (machine.state(), builds(machine)) == before
     assert machine.is_healthy()
 
@@ -60,24 +57,6 @@ def running(machine, text):
     return [path.split("/")[2] for path in found.split()]
 
 
-def start_playbook(machine, *arguments):
-    """Start site.yml in the background, in a process group of its own."""
-    return subprocess.Popen(
-        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "playbooks/site.yml", *arguments],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def installer(machine):
     """Process ids of uv while it installs the packages of the lock."""
     return running(machine, "/.build/lock.txt")
@@ -87,10 +66,10 @@ def installer(machine):
 def test_killed_build_leaves_the_server_and_the_next_run_finishes(machine, what):
     before = machine.state()
     settings = f'{{"mlflow_extra_packages": {EXTRA[what]}, "mlflow_install_environment": {CACHE}}}'.replace("'", '"')
-    run = start_playbook(machine, "--extra-vars", settings)
+    run = machine.start_playbook("--extra-vars", settings)
     wait_until(lambda: bool(installer(machine)), 60, "uv installs")
     if what == "killed run":  # as when the control node loses its power: nobody is left to clean up
-        os.killpg(run.pid, signal.SIGKILL)
+        kill_run(run)
         for pid in running(machine, "mlflow_release"):
             machine.host.run(f"kill -KILL {pid}")
     for pid in installer(machine):
@@ -110,7 +89,7 @@ def test_killed_build_leaves_the_server_and_the_next_run_finishes(machine, what)
 
 def test_two_runs_at_once_build_one_release(machine):
     settings = f'{{"mlflow_extra_packages": {EXTRA["other"]}, "mlflow_install_environment": {CACHE}}}'.replace("'", '"')
-    runs = [start_playbook(machine, "--tags", "release", "--extra-vars", settings) for _ in range(2)]
+    runs = [machine.start_playbook("--tags", "release", "--extra-vars", settings) for _ in range(2)]
     said = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert ".build" not in builds(machine)

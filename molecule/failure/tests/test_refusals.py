@@ -57,6 +57,16 @@ REFUSED = {
         {"mlflow_ca_bundle": "/no.pem"},
         "mlflow_ca_bundle names /no.pem, which is no file on the machine",
     ),
+    "index is a name": ({"mlflow_pip_index": "pypi"}, "mlflow_pip_index is no address of a package index"),
+    "proxy is a name": ({"mlflow_apt_proxy": "proxy:3128"}, "mlflow_apt_proxy is no address of an HTTP proxy"),
+    "mount is no path": (
+        {"mlflow_required_mounts": ["srv"]},
+        "mlflow_required_mounts must have absolute paths without a slash at the end",
+    ),
+    "published password": (
+        {"mlflow_environment": {"TOKEN": "published-example-token"}},
+        "mlflow_environment has a password of the example in inventories/onprem",
+    ),
     "older version": ({"mlflow_version": "3.16.1"}, "has MLflow 3.17.2 and mlflow_version is 3.16.1, which is older"),
 }
 

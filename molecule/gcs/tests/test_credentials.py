@@ -172,7 +172,7 @@ def test_google_sees_these_credentials_and_no_others(machine, provisioned):
 
 
 def test_no_verbosity_shows_a_secret(machine, provisioned):
-    assert "TASK [mlflow : configure" in provisioned.run.output
+    assert "TASK [mlops.mlflow.mlflow : configure" in provisioned.run.output
     assert shown(secrets_in(provisioned.mode.credentials), provisioned.run.output) == []
 
 

@@ -77,7 +77,7 @@ def test_worker_whose_event_loop_is_blocked_is_killed_alone(machine, prometheus)
     with subprocess.Popen(["docker", "exec", machine.name, "python3", "/root/block_thread.py", str(blocked)]) as tracer:
         wait_until(lambda: blocked not in machine.workers(), 240, "it is killed")
         tracer.wait()
-    assert check_said(machine, f"killed worker {blocked}, which is replaced")
+    wait_until(lambda: check_said(machine, f"killed worker {blocked}, which is replaced"), 60, "the check says so")
     wait_until(lambda: len(machine.workers()) == machine.wanted_workers, 240, "it is replaced")
     assert set(others) <= set(machine.workers())
     assert machine.run(STARTS) == before
@@ -89,7 +89,7 @@ def test_server_that_hangs_as_a_whole_is_started_again(machine):
     machine.run("systemctl kill --signal=SIGSTOP mlflow.service")
     wait_until(lambda: machine.main_pid() not in (0, before), 240, "it is started again")
     wait_until(machine.is_healthy, 240, "the server works")
-    assert check_said(machine, "killed the service, which systemd starts again")
+    wait_until(lambda: check_said(machine, "killed the service, which systemd starts again"), 60, "the check says so")
 
 
 def test_server_that_an_operator_has_stopped_stays_so(machine):

@@ -4,7 +4,7 @@ import json
 
 from fixtures import wait_until
 
-testinfra_hosts = ["ansible://mlflow-postgresql-bookworm", "ansible://mlflow-postgresql-trixie"]
+testinfra_hosts = ["ansible://mlflow-postgresql"]
 
 BURST = 128
 
@@ -95,7 +95,7 @@ def test_many_clients_at_once_are_all_answered(machine):
 
 def test_more_workers_get_more_connections(machine, local):
     before = int(local.ask("SHOW max_connections"))
-    machine.converge(mlflow_workers=4)
+    machine.converge(mlflow_workers=3)
     assert int(local.ask("SHOW max_connections")) > before
     assert machine.is_healthy()
     machine.converge()

@@ -92,7 +92,7 @@ def test_secrets_are_in_use(machine: Searched, runs: Runs):
 
 @pytest.mark.parametrize("run", ["made", "rotated", "given", "checked"])
 def test_no_verbosity_shows_a_secret(runs: Runs, run: str):
-    assert "TASK [mlflow : configure" in runs.output[run]
+    assert "TASK [mlops.mlflow.mlflow : configure" in runs.output[run]
     assert "EXEC" in runs.output[run]  # as -vvv has it
     assert runs.secrets.within(runs.output[run]) == []
 

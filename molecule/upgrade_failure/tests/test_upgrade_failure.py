@@ -1,11 +1,14 @@
-"""An upgrade that migrates either happens wholly or never happened: whatever fails, dies or loses its power on the way."""
+"""An upgrade that migrates either happens wholly or never happened: whatever fails, dies or loses its power on the way.
+
+Where everything is as it was, the next run has nothing to heal. Of each kind of end, one test runs it all the same.
+"""
 
 import json
 import os
 import signal
 
 import pytest
-from fixtures import wait_until
+from fixtures import kill_run, wait_until
 
 OLD, NEW = "3.16.1", "3.17.2"
 REVISIONS = {OLD: "b7e2c1a4d9f3", NEW: "dc11669786a5"}
@@ -106,7 +109,6 @@ def test_server_that_does_not_start_on_the_new_schema_is_given_up(machine, old):
     assert "No such option '--no-such-option'" in failed.said
     assert serves(machine, OLD)
     assert data(machine) == old
-    assert next_run_heals(machine)
 
 
 def test_server_that_starts_but_fails_its_check_is_given_up(machine, old):
@@ -116,8 +118,6 @@ def test_server_that_starts_but_fails_its_check_is_given_up(machine, old):
     assert "MLflow 3.17.2 did not pass (PUT /api/2.0/mlflow-artifacts/artifacts/.mlflow-check" in failed.said
     assert serves(machine, OLD, "artifacts")
     assert data(machine) == old
-    machine.run("rmdir /var/lib/mlflow/artifacts/.mlflow-check")
-    assert next_run_heals(machine)
 
 
 def test_disk_without_room_for_the_backup_stops_the_upgrade(machine, old):
@@ -132,17 +132,10 @@ def test_disk_without_room_for_the_backup_stops_the_upgrade(machine, old):
     assert left == ""
     assert serves(machine, OLD)
     assert data(machine) == old
-    assert next_run_heals(machine)
 
 
 def start_upgrade(machine):
     return machine.start_playbook("--extra-vars", json.dumps({"mlflow_version": NEW}))
-
-
-def kill(run):
-    """As when the control node loses its power."""
-    os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
 
 
 @pytest.mark.parametrize("task", ["stores | Ask", "configure | Write", "take-up | Change over"])
@@ -152,15 +145,18 @@ def test_control_node_may_die_in_each_phase(machine, old, task):
         assert run.poll() is None
     if task.startswith("take-up"):
         wait_until(lambda: machine.host.file(JOURNAL).exists, 60, "the machine has begun")
-    kill(run)
+    kill_run(run)
+    run.communicate()
     if task.startswith("take-up"):  # it goes on by itself
         wait_until(lambda: not machine.host.file(JOURNAL).exists, 120, "the machine has come to an end")
         assert serves(machine, NEW)
     else:
+        machine.wait_left_alone()
         machine.run("systemctl restart mlflow.service")  # a start that nobody asked for takes nothing up
         assert serves(machine, OLD)
         assert data(machine) == old
-    assert next_run_heals(machine)
+    if task.startswith("configure"):
+        assert next_run_heals(machine)
 
 
 PHASES = [
@@ -182,7 +178,8 @@ def test_machine_may_lose_its_power_in_each_phase(machine, old, phase):
     assert run.returncode != 0
     assert serves(machine, OLD)
     assert data(machine) == old
-    assert next_run_heals(machine)
+    if phase == "migrating the schema":
+        assert next_run_heals(machine)
 
 
 def test_killed_program_is_undone_at_once(machine, old):

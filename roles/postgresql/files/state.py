@@ -25,7 +25,12 @@ SELECT json_build_object(
   'restart_for', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM pg_settings WHERE pending_restart),
   'access_errors', (SELECT coalesce(json_agg(error), '[]') FROM pg_hba_file_rules WHERE error IS NOT NULL),
   'roles', (SELECT json_agg(rolname) FROM pg_roles),
-  'databases', (SELECT json_object_agg(datname, pg_encoding_to_char(encoding)) FROM pg_database))
+  'databases', (SELECT json_object_agg(datname, pg_encoding_to_char(encoding)) FROM pg_database),
+  'relations', (SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema$)'),
+  'standby', pg_is_in_recovery(),
+  'receiver', (SELECT status FROM pg_stat_wal_receiver),
+  'slots', (SELECT coalesce(json_object_agg(slot_name, wal_status), '{}') FROM pg_replication_slots
+            WHERE slot_type = 'physical'))
 """
 
 
@@ -98,6 +103,8 @@ def read_cluster(cluster):
         installed=os.path.exists(os.path.join(cluster["bin_dir"], "postgres")),
         active=active.strip() == "active",
         enabled=enabled,
+        has_data=os.path.exists(os.path.join(cluster["data_dir"], "PG_VERSION")),
+        standby=os.path.exists(os.path.join(cluster["data_dir"], "standby.signal")),
         reads_conf_d=bool(re.search(r"^\s*include_dir\s*=?\s*'conf\.d'", settings, re.MULTILINE)),
         access=read(os.path.join(cluster["config_dir"], "pg_hba.conf")),
         accounts=read(os.path.join(cluster["config_dir"], "pg_ident.conf")),
