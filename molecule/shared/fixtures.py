@@ -195,6 +195,15 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.strip().splitlines()[-1])
 
+    def differences_from_stock(self) -> dict[str, list]:
+        """Where the server that is started differs from what ``mlflow server`` starts, by case; see stock.py."""
+        script = """
+set -ae; . /etc/mlflow/mlflow.env; cd $(mktemp -d); chown mlflow .; HOME=$MLFLOW_SERVICE_HOME
+exec setpriv --reuid=mlflow --regid=mlflow --init-groups /opt/mlflow/current/bin/python -c "$0" "$PWD"
+"""
+        said = self.host.check_output("sh -c %s %s", script, (SHARED / "stock.py").read_text())
+        return json.loads(said.splitlines()[-1])
+
     def burst(self, clients: int, path: str, body: dict) -> list[int]:
         """Status of the answer to each of so many clients on the machine that send one request at the same moment."""
         code = """

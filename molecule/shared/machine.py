@@ -91,6 +91,9 @@ def make_tools() -> None:
     environment = {**os.environ, "UV_SYSTEM_CERTS": "true"}
     lock = str(ROOT / "requirements" / "control.txt")
     run(*uv, "--python", python, "--require-hashes", "-r", lock, env=environment)
+    (site_packages,) = venv.glob("lib/python*/site-packages")
+    # A tenth of Ansible's time goes into looking for garbage, of which it makes little.
+    (site_packages / "less-garbage-collection.pth").write_text("import gc; gc.set_threshold(100_000)\n")
     link = venv / "collections" / "ansible_collections" / "mlops" / "mlflow"  # see ansible.cfg
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)

@@ -14,12 +14,6 @@ from ansible.inventory.data import InventoryData
 from ansible.plugins.loader import inventory_loader, lookup_loader
 from ansible.plugins.lookup import LookupBase
 
-try:
-    import google.auth.exceptions as google
-    import requests
-except ImportError:
-    google = requests = None
-
 DOCUMENTATION = """
 name: mlflow_hosts
 short_description: The machines that a playbook is for, or one sentence why there are none
@@ -72,10 +66,15 @@ def is_google(path: Path) -> bool:
 
 def trouble(error: BaseException) -> str:
     """What is wrong, in one sentence, where Google's plugin or its libraries have failed."""
+    try:  # here, because most inventories do not ask Google, and requests takes a third of a second to import
+        import google.auth.exceptions as google
+        import requests
+    except ImportError:
+        return f"the libraries google-auth and requests are missing ({google_words(error)})."
     chain = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
-    for each in chain if google else []:
+    for each in chain:
         if isinstance(each, google.DefaultCredentialsError):
             return f"there are no credentials that can be read ({first_sentence(each)}); {LOG_IN}."
         if isinstance(each, google.RefreshError):

@@ -34,6 +34,18 @@ print(len(own) > 500, [name for name, path in own.items() if not os.path.exists(
     assert machine.host.check_output("/opt/mlflow/current/bin/python -BIc %s", code).splitlines()[-1] == "True []"
 
 
+def test_server_is_the_one_that_mlflow_server_starts(machine):
+    differences = machine.differences_from_stock()
+    assert len(differences) == 4
+    assert not any(differences.values()), differences
+
+
+def test_nothing_of_mlflow_is_imported_but_in_the_workers(machine):
+    """Where nobody asks for what only `mlflow server` can do, it would stay there with all of MLflow in its memory."""
+    resident = machine.run(f"awk '/^VmRSS/ {{print $2}}' /proc/{machine.main_pid()}/status")
+    assert int(resident) < 100_000  # KiB
+
+
 @pytest.mark.parametrize(
     "folder", ["/opt/mlflow", "/opt/mlflow/current", "/opt/mlflow/releases", "/etc/mlflow", "/etc"]
 )

@@ -55,6 +55,20 @@ def test_killed_server_comes_back_by_itself(machine):
     assert machine.is_healthy()  # the client waits at the socket until it is ready
 
 
+def test_start_that_can_not_open_its_store_ends_until_it_can(machine):
+    code = """
+import sqlite3, sys
+with sqlite3.connect("/var/lib/mlflow/mlflow.db") as store:
+    print(*store.execute("SELECT version_num FROM alembic_version").fetchone())
+    store.execute("UPDATE alembic_version SET version_num = ?", sys.argv[1:])
+"""
+    known = machine.host.check_output("systemctl stop mlflow.service; python3 -c %s of-another-mlflow", code)
+    assert machine.host.run("systemctl start mlflow.service").rc != 0
+    machine.host.check_output("python3 -c %s %s", code, known)
+    assert "the backend store can't be opened" in machine.run("journalctl --identifier=mlflow --output=cat --lines=40")
+    assert machine.is_healthy()  # its next start is on its way
+
+
 def test_burst_right_after_a_start_sees_no_server_error(machine):
     machine.run("systemctl stop mlflow.service")  # the first of the clients starts it again
     assert machine.burst(BURST, "/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]}) == [200] * BURST

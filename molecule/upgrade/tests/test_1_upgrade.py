@@ -37,6 +37,7 @@ def to(machine, backend):
 
 def test_upgrade_that_migrates_loses_nothing_and_goes_back_with_a_backup(machine, backend, to):
     to(OLD)
+    assert not any(machine.differences_from_stock().values())
     machine.client("fill_store.py")
     before = store(machine)
 
@@ -86,6 +87,7 @@ def test_upgrade_that_migrates_loses_nothing_and_goes_back_with_a_backup(machine
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_upgrade_that_does_not_migrate_goes_back_without_one(machine, to):
     to(NEIGHBOUR)
+    assert not any(machine.differences_from_stock().values())
     before = store(machine)
     backups = machine.run("ls /var/backups/mlflow")
     under_traffic(machine, lambda: to(NEW))
