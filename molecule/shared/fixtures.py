@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import machine as machines
@@ -185,15 +185,13 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PYTHONPATH": "",
         }
-        done = subprocess.run(
-            [str(client_python()), str(SHARED / "clients" / script), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        asked = {"script": str(SHARED / "clients" / script), "arguments": arguments, "environment": environment}
+        process = client_process()
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        done = json.loads(process.stdout.readline())
+        assert done["status"] == 0, done["output"] + done["errors"]
+        return json.loads(done["output"].strip().splitlines()[-1])
 
     def differences_from_stock(self) -> dict[str, list]:
         """Where the server that is started differs from what ``mlflow server`` starts, by case; see stock.py."""
@@ -252,6 +250,14 @@ def client_python() -> Path:
         except OSError:  # a scenario beside this one was faster
             machines.run("rm", "-r", str(building))
     return python
+
+
+@cache
+def client_process() -> subprocess.Popen:
+    """The MLflow client of this run of pytest, which ends with it."""
+    command = [str(client_python()), str(SHARED / "client_process.py")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": ""}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def processes() -> Iterator[tuple[int, str, int]]:

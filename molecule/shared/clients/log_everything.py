@@ -33,7 +33,8 @@ with tempfile.TemporaryDirectory() as folder:
                 mlflow.log_metric("score", number)
         features = np.arange(10).reshape(-1, 1)
         model = LinearRegression().fit(features, 3 * features.ravel() + 1)
-        mlflow.sklearn.log_model(model, name="model", registered_model_name=name)
+        # Named, because MLflow would find them out by loading the model in another process.
+        mlflow.sklearn.log_model(model, name="model", registered_model_name=name, pip_requirements=["scikit-learn"])
 
 run = client.get_run(parent.info.run_id)
 assert run.data.params == {"depth": "7", "kind": "forest"}, run.data.params
