@@ -20,8 +20,8 @@ import machine
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
 AT_ONCE = 3  # scenarios; of two, both often wait for something, and more than three only wait for the two cores
-LONG = ["ha", "default", "postgresql", "upgrade_failure", "access", "gcs", "backup", "upgrade", "ssh", "gce_inventory"]
-LONG += ["monitoring", "replica", "front", "compose", "pgbouncer"]
+LONG = ["ha", "default", "postgresql", "gcs", "upgrade_failure", "upgrade", "backup", "access", "failure", "ssh"]
+LONG += ["front", "compose", "monitoring", "replica", "pgbouncer", "local"]
 SHOWN_LINES = 120
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 CHECKS = {
