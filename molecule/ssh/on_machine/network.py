@@ -1,6 +1,6 @@
-"""A company's way to packages: a mirror of PyPI (/simple/) and an HTTP proxy for apt, both with the same login.
+"""A company's way to packages: a mirror of an index (/simple/) and an HTTP proxy for apt, both with the same login.
 
-python3 network.py PORT FILE    # FILE has name:password
+python3 network.py PORT FILE ORIGIN    # FILE has name:password, ORIGIN is the index, without /simple
 """
 
 import base64
@@ -11,7 +11,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-ORIGIN = "https://pypi.org"
+ORIGIN = sys.argv[3].rstrip("/")
 ASKED_FOR = ("Accept", "Range", "If-Range", "If-Modified-Since", "User-Agent", "Cache-Control")
 ANSWERED = ("Content-Type", "Content-Length", "Content-Range", "Last-Modified", "ETag", "Cache-Control")
 LOGIN = "Basic " + base64.b64encode(Path(sys.argv[2]).read_bytes().strip()).decode()
