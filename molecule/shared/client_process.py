@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 import mlflow.sklearn  # noqa: F401  what scripts import
-import sklearn.linear_model  # noqa: F401
+import sklearn.linear_model  # noqa: F401  and this too
 
 SECONDS = 300  # that a script may take
 

@@ -51,10 +51,14 @@ class Traffic:
     """What clients saw while `Machine.traffic` lasted."""
 
     answered: int = 0
-    created: int = 0
     stored: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     longest_seconds: float = 0.0
+
+    @property
+    def created(self) -> int:
+        """Runs that the server said it has stored."""
+        return len(self.stored)
 
 
 class Machine:
@@ -73,6 +77,15 @@ class Machine:
     def run(self, command: str) -> str:
         """What a command on the machine prints; it must succeed."""
         return self.host.check_output(command)
+
+    @staticmethod
+    def psql(statement: str, database: str) -> tuple[str, str, str]:
+        """A command that asks the PostgreSQL on a machine as its superuser, with what testinfra is to quote in it."""
+        return "cd / && runuser -u postgres -- psql --tuples-only --no-align %s --command %s", database, statement
+
+    def sql(self, statement: str, database: str = "mlflow") -> str:
+        """What the PostgreSQL on the machine answers."""
+        return self.host.check_output(*self.psql(statement, database))
 
     def start_playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> subprocess.Popen:
         """Start a playbook over this machine alone, with the scenario's inventory, in a process group of its own."""
@@ -159,7 +172,7 @@ while True:
             break
     except (OSError, ValueError):
         pass
-    time.sleep(0.002)
+    time.sleep(0.002)  # a phase may last no longer than a few of these
 for path in glob.glob("/proc/[0-9]*/cmdline"):
     words = open(path, "rb").read().split(b"\\0") if os.path.exists(path) else []
     if b"mlflow_service.change" in words and b"take-up" in words:

@@ -115,7 +115,7 @@ class Google:
                 if time.monotonic() > deadline:
                     said = machines.run("docker", "logs", self.name, check=False).stderr[-2000:]
                     raise machines.SetupError(f"Google did not start within 30 s: {said}") from error
-                time.sleep(0.1)
+                time.sleep(0.1)  # until it is asked again, no longer than the deadline
 
     def remove(self) -> None:
         """Remove the container, and the network if `start` made it and every machine is gone."""

@@ -131,7 +131,7 @@ def ensure_engine() -> None:
         if time.monotonic() > deadline:
             tail = " ".join(log.read_text().splitlines()[-3:]) if log.exists() else ""
             raise SetupError(f"The Docker engine did not start within 60 s; see {log}. {tail}")
-        time.sleep(0.5)
+        time.sleep(0.5)  # until it is asked again, no longer than the deadline
 
 
 # The images
@@ -271,7 +271,7 @@ def wait_booted(name: str) -> None:
             return
         if time.monotonic() > deadline:
             raise SetupError(f"systemd in {name} did not boot within {BOOT_SECONDS} s (it says: {said or 'nothing'}).")
-        time.sleep(0.2)
+        time.sleep(0.2)  # where systemd does not take questions yet, it says so at once
 
 
 def remove(name: str) -> None:

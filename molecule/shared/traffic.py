@@ -4,8 +4,8 @@ Runs on the machine under test, against its loopback address; with a name, on a 
 over TLS to the front of that name, trusting the CAs in ``/srv/ca.pem``, with the header
 Authorization from ``/srv/authorization``. Each thread sends one request after the other, with a pause
 between, each over a new connection, half of them reads and half of them writes, until standard input ends. Then prints
-``{"answered", "created", "stored", "failures", "longest_seconds"}`` as JSON; ``created`` counts the runs
-that the server said it has stored, and ``stored`` has their ids.
+``{"answered", "stored", "failures", "longest_seconds"}`` as JSON; ``stored`` has the ids of the runs that the
+server said it has stored.
 """
 
 import argparse
@@ -89,7 +89,6 @@ def main() -> None:
         client.join()
     result = {
         "answered": sum(client.answered for client in clients),
-        "created": sum(len(client.stored) for client in clients),
         "stored": [run for client in clients for run in client.stored],
         "failures": [failure for client in clients for failure in client.failures],
         "longest_seconds": round(max(client.longest_seconds for client in clients), 2),

@@ -65,11 +65,6 @@ print(urllib.request.urlopen(request, timeout=120, context=trusted).read().decod
 """
         return self.host.check_output("python3 -c %s %s %s %s", code, url, method, body)
 
-    def sql(self, statement: str, database: str = "mlflow") -> str:
-        return self.host.check_output(
-            "cd / && runuser -u postgres -- psql --tuples-only --no-align %s --command %s", database, statement
-        )
-
     def runs(self) -> int:
         return int(self.sql("SELECT count(*) FROM runs"))
 

@@ -48,13 +48,8 @@ class Fleet(Machine):
     def playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> Run:
         return super().playbook("--limit", "all", *arguments, playbook=playbook)
 
-    def sql(self, statement: str) -> str:
-        return self.database.host.check_output(
-            "cd / && runuser -u postgres -- psql --tuples-only --no-align mlflow --command %s", statement
-        )
-
     def runs(self) -> int:
-        return int(self.sql("SELECT count(*) FROM runs"))
+        return int(self.database.sql("SELECT count(*) FROM runs"))
 
     @contextmanager
     def counted(self) -> Iterator[Counted]:

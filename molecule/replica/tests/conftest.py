@@ -17,17 +17,9 @@ class Database(Machine):
 
     unit = f"postgresql@{VERSION}-main.service"
 
-    def sql(self, statement: str, database: str = "mlflow") -> str:
-        return self.host.check_output(
-            "cd / && runuser -u postgres -- psql --tuples-only --no-align %s --command %s", database, statement
-        )
-
     def streams(self) -> bool:
-        done = self.host.run(
-            "cd / && runuser -u postgres -- psql --tuples-only --no-align --command %s",
-            "SELECT status FROM pg_stat_wal_receiver",
-        )
-        return done.stdout.strip() == "streaming"
+        command = self.psql("SELECT status FROM pg_stat_wal_receiver", "postgres")
+        return self.host.run(*command).stdout.strip() == "streaming"  # it may be about to start
 
     def scans(self) -> int:
         """How often anything was read from the table of runs here."""

@@ -92,7 +92,7 @@ while True:
                 raise SystemExit
         except OSError:
             pass
-    time.sleep(0.001)
+    time.sleep(0.001)  # the copy of an empty database is over soon
 """
     rebuild = ("--extra-vars", f"postgresql_replica_rebuild={REPLICA}", "-vvv", "--diff")
     run = fleet.replica.start_playbook(*rebuild)
