@@ -85,6 +85,11 @@ def download(folder: Path, lock: str, wanted: list[str], python: str, machine: s
         raise Failure(f"A wheel for Python {python} on {machine} was not to be had: {reason}")
 
 
+def found(folder: Path, lock: str, python: str, machine: str) -> dict[str, list]:
+    """What the folder has of the lock by now, and lacks."""
+    return filters.wheels(lock, (file.name for file in folder.iterdir()), python, machine)
+
+
 def fill(folder: Path, lock: Path, pythons: list[str], machine: str, extra: list[str]) -> list[Path]:
     """Fetch what the folder lacks; returns all wheels that the lock and the extra packages need."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,15 +98,13 @@ def fill(folder: Path, lock: Path, pythons: list[str], machine: str, extra: list
         text = lock.read_text() + "\n" + (LOCKS / "uv.txt").read_text()
         if extra:
             text += "\n" + resolved(extra, lock, python, machine)
-        present = filters.wheels(text, (file.name for file in folder.iterdir()), python, machine)
-        remove_damaged(folder, text, present["files"])
-        present = filters.wheels(text, (file.name for file in folder.iterdir()), python, machine)
-        if present["missing"]:
-            download(folder, text, present["missing"], python, machine)
-        present = filters.wheels(text, (file.name for file in folder.iterdir()), python, machine)
-        if present["missing"]:
-            raise Failure(f"{folder} has no wheel of {present['missing'][0]} for Python {python} on {machine}.")
-        needed.update(present["files"])
+        remove_damaged(folder, text, found(folder, text, python, machine)["files"])
+        if missing := found(folder, text, python, machine)["missing"]:
+            download(folder, text, missing, python, machine)
+        there = found(folder, text, python, machine)
+        if there["missing"]:
+            raise Failure(f"{folder} has no wheel of {there['missing'][0]} for Python {python} on {machine}.")
+        needed.update(there["files"])
     return [folder / name for name in needed]
 
 
@@ -122,11 +125,11 @@ def main() -> None:
         raise Failure(f"PYTHON has {wrong[0]}; a version is written as 3.11.")
     if given.arch not in ("x86_64", "aarch64"):
         raise Failure(f"ARCH is {given.arch}; it is x86_64 or aarch64.")
-    found = fill(given.folder, lock, pythons, given.arch, given.extra)
-    size = sum(file.stat().st_size for file in found) // 1_000_000
+    filled = fill(given.folder, lock, pythons, given.arch, given.extra)
+    size = sum(file.stat().st_size for file in filled) // 1_000_000
     what = ", ".join([f"{lock.stem} and uv", *given.extra])
     whose = f"Python {' and '.join(pythons)} on {given.arch}"
-    print(f"{given.folder} has {len(found)} wheels, {size} MB: {what}, for {whose}.")
+    print(f"{given.folder} has {len(filled)} wheels, {size} MB: {what}, for {whose}.")
 
 
 if __name__ == "__main__":

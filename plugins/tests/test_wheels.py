@@ -4,7 +4,7 @@ import mlflow as filters
 
 LOCK = """
 # a comment
---index-url https://example.invalid/simple
+--only-binary :all:
 pure==1.0 \\
     --hash=sha256:aa \\
     --hash=sha256:bb
