@@ -13,6 +13,7 @@ HTTPS = 443
 POSTGRES_PORT = 5432
 MLFLOW_PORT = 5001  # the default of mlflow_port; a role's defaults are not among other hosts' variables
 WORKERS = 4  # of a server whose inventory leaves them to the role
+POOLED = 50  # connections of a pooler to each database: the default of pgbouncer_server_connections
 SPARE = 4  # connections beside the pools': the deep check, a backup
 ANYWHERE = ("0.0.0.0", "::")
 LOOPBACK = ("localhost", "::1")
@@ -128,8 +129,9 @@ def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poo
 
     Returns:
         ``databases`` and ``users`` as the role postgresql wants them; ``connections``, how many all servers may
-        open, past a pooler only a few; ``networks``, one for each server and pooler whose address the inventory
-        has; ``unknown``, the others; ``unnamed``, servers that say nothing of where their PostgreSQL is.
+        open, past a pooler only a few; ``pooled``, how many the poolers may; ``networks``, one for each server and
+        pooler whose address the inventory has; ``unknown``, the others; ``unnamed``, servers that say nothing of where
+        their PostgreSQL is.
     """
     owners: dict[str, str] = {}
     passwords: dict[str, str] = {}
@@ -147,6 +149,8 @@ def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poo
         "connections": sum(
             SPARE if past_pooler(known) else connections_wanted(known) for known in map(hostvars.get, those)
         ),
+        "pooled": len(owners)
+        * sum(int(hostvars[pooler].get("pgbouncer_server_connections") or POOLED) for pooler in poolers),
         "networks": [address for address in addresses.values() if address],
         "unknown": [each for each, address in addresses.items() if not address],
         "unnamed": [each for each in those if not database_host(hostvars[each])],

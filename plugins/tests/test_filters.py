@@ -352,3 +352,6 @@ def test_pooler_gets_what_the_servers_that_know_a_way_past_it_want():
     assert (wanted["networks"], wanted["connections"]) == (["10.20.0.5/32"], 2 * 2 * 20 + 4)
     behind = front.database_wanted(["a"], hostvars, ["pooler"])
     assert (behind["networks"], behind["connections"]) == (["10.20.0.5/32", "10.20.0.9/32"], 4)
+    assert (wanted["pooled"], behind["pooled"]) == (0, 50)
+    hostvars["pooler"]["pgbouncer_server_connections"] = 200
+    assert front.database_wanted(["a"], hostvars, ["pooler"])["pooled"] == 200
