@@ -4,7 +4,7 @@ PORT    ?= 5001
 ARGS    ?=
 
 tools := .venv/.made
-run   := PATH="$(CURDIR)/.venv/bin:$$PATH"
+run   := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .PHONY: help up down logs test bench lint lock wheelhouse release
 help: ## Show these commands

@@ -164,4 +164,4 @@ def bare_image() -> str:
 
 def installed_image() -> str:
     """A machine that site.yml has provisioned, so that nothing is downloaded."""
-    return machine.installed_image("bookworm")
+    return machine.provisioned_image("bookworm")

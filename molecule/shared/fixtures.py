@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -122,6 +123,32 @@ class Machine:
         done = self.playbook("--extra-vars", json.dumps(settings))
         assert done.status != 0, "site.yml accepted what it should refuse"
         return done.said
+
+    def refusals(
+        self, cases: dict[str, dict], *arguments: str, playbook: str = "playbooks/site.yml"
+    ) -> tuple[Run, dict[str, str]]:
+        """Run a playbook once with the settings of all cases, each a host with this machine behind it; all must fail.
+
+        Returns the run, and what was said of each case, as one line.
+        """
+        scenario = ("--inventory", os.environ["MOLECULE_INVENTORY_FILE"])
+        own = json.loads(machines.run("ansible-inventory", *scenario, "--host", self.name).stdout)
+        hosts = {
+            f"case-{number}": own | {"ansible_host": self.name} | given for number, given in enumerate(cases.values())
+        }
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as inventory:
+            inventory.write(json.dumps({"cases": {"hosts": hosts}}))
+            inventory.flush()
+            over = ("--inventory", inventory.name, "--limit", "cases", "--extra-vars", "target=cases")
+            run = self.playbook(*arguments, *over, playbook=playbook)
+        failed = re.findall(r"^(case-\d+) .* failed=1 ", run.output.rpartition("PLAY RECAP")[2], re.MULTILINE)
+        assert sorted(failed) == sorted(hosts), run.output[-6000:]
+        results = re.split(r"^(?:\w+: \[(case-\d+)\b.*?\]|TASK .*|\[ERROR\].*)", run.output, flags=re.MULTILINE)
+        said = dict.fromkeys(hosts, "")
+        for name, text in zip(results[1::2], results[2::2], strict=True):
+            if name:
+                said[name] += " ".join(text.split()).replace("''", "'")
+        return run, dict(zip(cases, said.values(), strict=True))
 
     def listens_on(self, port: int) -> bool:
         """Whether anything accepts connections on the TCP port."""
@@ -253,7 +280,7 @@ def client_python() -> Path:
         building = CLIENT_VENV.with_name(f"client-{os.getpid()}")
         machines.run(*uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", sys.executable, str(building))
         machines.run(
-            *(*uv, "pip", "install", "--quiet", "--compile-bytecode", "--require-hashes"),
+            *(*uv, "pip", "install", "--quiet", "--require-hashes"),
             *("--python", str(building / "bin" / "python")),
             *("-r", str(LOCKS / f"mlflow-{DEFAULT_VERSION}.txt")),
             env=environment,
@@ -269,7 +296,8 @@ def client_python() -> Path:
 def client_process() -> subprocess.Popen:
     """The MLflow client of this run of pytest, which ends with it."""
     command = [str(client_python()), str(SHARED / "client_process.py")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": ""}
+    # What it imports is compiled the first time, whatever a developer's own environment says of that.
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""}
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -304,7 +332,7 @@ def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.25)  # looking at a machine takes as much of a processor's time
+        time.sleep(0.25 if seconds <= 60 else 1)  # looking at a machine takes as much of a processor's time
 
 
 @pytest.fixture

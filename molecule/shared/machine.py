@@ -2,7 +2,7 @@
 
     python molecule/shared/machine.py tools                   make .venv, with Ansible and what tests need
     python molecule/shared/machine.py image bookworm trixie   build what is missing
-    python molecule/shared/machine.py installed bookworm      the same, with MLflow installed
+    python molecule/shared/machine.py installed bookworm      the same, with MLflow installed; or another of KINDS
     python molecule/shared/machine.py ssh                     have a client for SSH
     python molecule/shared/machine.py up NAME --publish 5001  start a machine
     python molecule/shared/machine.py down NAME               remove it, and the images
@@ -13,15 +13,15 @@ can't be made is said in one sentence (SetupError).
 
 import argparse
 import hashlib
-import importlib.util
+import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,7 @@ RUN_OPTIONS = [
     "--tmpfs=/run/lock",
 ]
 BOOT_SECONDS = 180
+PYTHON_NEEDED = (3, 11)  # by requirements/control.txt
 CA_BUNDLES = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
 DISTRIBUTION_CAS = "/usr/share/ca-certificates"
 
@@ -76,18 +77,36 @@ def apt_install(packages: list[str], purpose: str) -> None:
 # The control node's tools
 
 
+def python_of_tools() -> str:
+    """The distribution's Python where Ansible can use it: it is optimized, one that was compiled here often is not.
+
+    Measured with Debian's beside pyenv's: a run of site.yml takes four fifths of the processor's time.
+    """
+    fits = f"import sys; sys.exit(sys.version_info < {PYTHON_NEEDED})"
+    for python in ("/usr/bin/python3", sys.executable):
+        is_new = Path(python).exists() and run(python, "-c", fits, check=False).returncode == 0
+        if is_new and (makes_environments(python) or os.geteuid() == 0):
+            return python
+    needed = ".".join(map(str, PYTHON_NEEDED))
+    raise SetupError(f"Ansible needs Python {needed} or later here with its module venv, python3 is {sys.executable}.")
+
+
+def makes_environments(python: str) -> bool:
+    """Whether it has all of its module venv, which is a package of its own on Debian."""
+    return run(python, "-c", "import ensurepip, venv", check=False).returncode == 0
+
+
 def make_tools() -> None:
-    """Make ``.venv`` from the hash locks; what was there stays where nothing has to change."""
-    if sys.version_info < (3, 11):  # noqa: UP036  the linted code is not yet on a Python that fits
-        raise SetupError(f"Ansible needs Python 3.11 or later here, python3 is {platform.python_version()}.")
-    if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+    """Make ``.venv`` from the hash locks."""
+    base = python_of_tools()
+    if not makes_environments(base):
         apt_install(["python3-venv"], "the virtual environment for Ansible")
     venv = ROOT / ".venv"
-    print("Making .venv from requirements/control.txt.", flush=True)
+    print(f"Making .venv from requirements/control.txt with {base}.", flush=True)
+    run(base, "-m", "venv", "--clear", str(venv))
     python = str(venv / "bin" / "python")
-    run(sys.executable, "-m", "venv", str(venv))
     run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(UV_LOCK))
-    uv = [str(venv / "bin" / "uv"), "pip", "install", "--quiet", "--compile-bytecode"]
+    uv = [str(venv / "bin" / "uv"), "pip", "install", "--quiet"]
     environment = {**os.environ, "UV_SYSTEM_CERTS": "true"}
     lock = str(ROOT / "requirements" / "control.txt")
     run(*uv, "--python", python, "--require-hashes", "-r", lock, env=environment)
@@ -95,8 +114,7 @@ def make_tools() -> None:
     # A tenth of Ansible's time goes into looking for garbage, of which it makes little.
     (site_packages / "less-garbage-collection.pth").write_text("import gc; gc.set_threshold(100_000)\n")
     link = venv / "collections" / "ansible_collections" / "mlops" / "mlflow"  # see ansible.cfg
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True)
     link.symlink_to(ROOT)
     (venv / ".made").touch()
 
@@ -200,31 +218,67 @@ def build_image(tag: str, base: str, cas: dict[str, str]) -> None:
         docker("build", "--quiet", "--tag", tag, *arguments, folder, env={**os.environ, "DOCKER_BUILDKIT": "0"})
 
 
-def installed_image(suite: str) -> str:
-    """Name of the image of a machine that site.yml has provisioned; made anew when the role has changed."""
-    bare = image(suite)
-    content = hashlib.sha256(bare.encode())
+@dataclass
+class Kind:
+    """How the machine of an image is provisioned.
+
+    Attributes:
+        group: that it is in.
+        runs: arguments of each run of site.yml.
+        base: kind of the image that it starts from; a bare machine where empty.
+    """
+
+    group: str = "mlflow"
+    runs: list[tuple[str, ...]] = field(default_factory=lambda: [()])
+    base: str = ""
+
+
+KINDS = {
+    "installed": Kind(),
+    "installed-postgresql": Kind(runs=[("--extra-vars", "postgresql_install=true")], base="installed"),
+    "older": Kind(
+        runs=[
+            ("--extra-vars", "mlflow_version=3.16.1"),
+            ("--extra-vars", "mlflow_version=3.17.0", "--tags", "release"),
+            ("--tags", "release"),
+        ]
+    ),
+    "database": Kind(group="postgresql", runs=[("--extra-vars", '{"postgresql_listen_addresses": ["localhost"]}')]),
+}
+
+
+def provisioned_image(suite: str, kind: str = "installed") -> str:
+    """Name of the image of a machine that site.yml has provisioned; made anew when the roles have changed."""
+    wanted = KINDS[kind]
+    base = provisioned_image(suite, wanted.base) if wanted.base else image(suite)
+    content = hashlib.sha256(repr((base, wanted)).encode())
     for folder in ("roles", "plugins", "playbooks"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 content.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    tag = f"{REPOSITORY}:{suite}-installed-{content.hexdigest()[:12]}"
+    tag = f"{REPOSITORY}:{suite}-{kind}-{content.hexdigest()[:12]}"
     if not docker("images", "--quiet", tag):
-        print(f"Provisioning {tag}, once for all scenarios that do not test installing.", flush=True)
-        name = f"mlflow-machine-{suite}-{os.getpid()}"
-        start(name, bare, volumes=[f"{CACHE_VOLUME}:{CACHE_FOLDER}"])
+        print(f"Provisioning {tag}, once for all scenarios that do not test that.", flush=True)
+        name = f"mlflow-machine-{suite}-{kind}-{os.getpid()}"
+        start(name, base, volumes=[f"{CACHE_VOLUME}:{CACHE_FOLDER}"])
         try:
-            run(
-                *("ansible-playbook", "--inventory", f"{name},", "playbooks/site.yml"),
-                *("--extra-vars", "ansible_connection=community.docker.docker ansible_user=root"),
-                *("--extra-vars", f"@{ROOT}/molecule/shared/vars/cache.yml", "--extra-vars", "target=all"),
-                cwd=ROOT,
-            )
+            provision(name, wanted)
             docker("commit", name, tag)
         finally:
             remove(name)
-    docker("tag", tag, f"{REPOSITORY}:{suite}-installed")
+    docker("tag", tag, f"{REPOSITORY}:{suite}-{kind}")
     return tag
+
+
+def provision(name: str, kind: Kind) -> None:
+    """Run site.yml over a machine, as its kind says."""
+    variables = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as inventory:
+        inventory.write(json.dumps({kind.group: {"hosts": {name: variables}}}))
+        inventory.flush()
+        cache = ("--extra-vars", f"@{ROOT}/molecule/shared/vars/cache.yml")
+        for arguments in kind.runs:
+            run("ansible-playbook", "--inventory", inventory.name, "playbooks/site.yml", *cache, *arguments, cwd=ROOT)
 
 
 # The machines
@@ -292,7 +346,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tools")
     commands.add_parser("ssh")
-    for name in ("image", "installed"):
+    for name in ("image", *KINDS):
         commands.add_parser(name).add_argument("suites", nargs="+")
     for name in ("up", "down"):
         commands.add_parser(name).add_argument("name")
@@ -307,8 +361,8 @@ def main() -> int:
                 apt_install(["openssh-client"], "a machine that is reached by SSH")
         elif arguments.command == "image":
             print("\n".join(image(suite) for suite in arguments.suites))
-        elif arguments.command == "installed":
-            print("\n".join(installed_image(suite) for suite in arguments.suites))
+        elif arguments.command in KINDS:
+            print("\n".join(provisioned_image(suite, arguments.command) for suite in arguments.suites))
         elif arguments.command == "up":
             start(arguments.name, image(arguments.suite), arguments.publish)
         else:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 PATIENCE_SECONDS = 300  # how long a change takes is no matter of tests, and they share two cores
-PAUSE_SECONDS = 0.3  # between two requests of one client, so that the change has a processor too
+PAUSE_SECONDS = 1.0  # between two requests of one client, so that the change has a processor too
 SEARCH = ("/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"], "max_results": 5})
 CREATE = ("/api/2.0/mlflow/runs/create", {"experiment_id": "0", "run_name": "traffic"})
 

@@ -50,18 +50,13 @@ def test_schedules_follow_the_settings_and_the_server_goes_on(machine):
     machine.converge(mlflow_backup_schedule="*-*-* 04:17:00", mlflow_gc_enabled=True)
     assert "04:17:00" in timer(machine)["NextElapseUSecRealtime"]
     assert timer(machine, "mlflow-gc.timer")["ActiveState"] == "active"
-    checked = machine.playbook("--check", "--extra-vars", '{"mlflow_backup_enabled": false}')
-    assert checked.status == 0 and "mlflow-backup.timer" in checked.output
     machine.converge(mlflow_backup_enabled=False)
     assert (timer(machine)["ActiveState"], timer(machine)["UnitFileState"]) == ("inactive", "disabled")
     assert timer(machine, "mlflow-gc.timer")["ActiveState"] == "inactive"
-    assert playbook(machine).status == 0  # by hand at any time
-    machine.converge()
-    assert "02:30:00" in timer(machine)["NextElapseUSecRealtime"]
     assert machine.main_pid() == pid
 
 
-def test_playbook_says_what_it_made(machine):
+def test_playbook_says_what_it_made_even_without_a_schedule(machine):
     done = playbook(machine)
     assert done.status == 0, done.output[-3000:]
     (name,) = left(machine)[-1:]
@@ -134,6 +129,7 @@ def test_destroyed_database_comes_back_row_by_row(machine):
 
 def test_artifacts_are_in_a_backup_that_was_asked_for_them(machine):
     machine.converge(mlflow_backup_artifacts=True)
+    assert "02:30:00" in timer(machine)["NextElapseUSecRealtime"]  # as it was at first
     path = back_up(machine)["path"]
     there = machine.run("cd /var/lib/mlflow/artifacts && find . -type f | sort").splitlines()
     kept = machine.run(f"tar -tf {path}/artifacts.tar | grep -v '/$' | sort").splitlines()
@@ -153,7 +149,6 @@ def test_newest_backups_stay_and_one_that_a_change_needs(machine):
         machine.run("rm -r /etc/mlflow/rollback")
     made.append(back_up(machine)["name"])
     assert left(machine) == made[-2:]
-    machine.converge()
 
 
 @pytest.fixture
@@ -260,33 +255,32 @@ def test_removal_of_deleted_runs_takes_their_artifacts_and_leaves_the_others(mac
     folders = machine.run("ls /var/lib/mlflow/artifacts/0").split()
     assert made["kept"] in folders
     assert machine.host.run(f"find /var/lib/mlflow/artifacts/0/{made['deleted']} -type f").stdout == ""
-    machine.converge()
 
 
-@pytest.mark.parametrize(
-    "settings, said",
-    [
-        ({"mlflow_backup_dir": "backups"}, "mlflow_backup_dir is backups; it must be an absolute path"),
-        (
-            {"mlflow_backup_dir": "/var/lib/mlflow/backups"},
-            "in /var/lib/mlflow; backups must not go with what they are of",
-        ),
-        ({"mlflow_backup_dir": "/root/backups"}, "where a backup could not be written or would not last"),
-        ({"mlflow_backup_schedule": "every night"}, "systemd can't read the schedule every night"),
-        ({"mlflow_backup_keep": 0}, "mlflow_backup_keep is 0; at least the newest backup stays"),
-        ({"mlflow_backup_location": "s3://bucket"}, "mlflow_backup_location is s3://bucket; it is gs:// with a bucket"),
-        (
-            {"mlflow_backup_artifacts": True, "mlflow_artifacts_location": "gs://elsewhere"},
-            "mlflow_backup_artifacts is true, but the artifacts are in gs://elsewhere",
-        ),
-        (
-            {"mlflow_backup_location": "gs://one/a/b", "mlflow_artifacts_location": "gs://one/a"},
-            "mlflow_backup_location is gs://one/a/b, in the artifact store, where clients could read backups",
-        ),
-        ({"mlflow_gc_older_than": "a month"}, "mlflow_gc_older_than is a month; it has days, hours"),
-    ],
-)
-def test_setting_that_makes_no_sense_is_refused(machine, settings, said):
+REFUSED = [
+    ({"mlflow_backup_dir": "backups"}, "mlflow_backup_dir is backups; it must be an absolute path"),
+    (
+        {"mlflow_backup_dir": "/var/lib/mlflow/backups"},
+        "in /var/lib/mlflow; backups must not go with what they are of",
+    ),
+    ({"mlflow_backup_dir": "/root/backups"}, "where a backup could not be written or would not last"),
+    ({"mlflow_backup_schedule": "every night"}, "systemd can't read the schedule every night"),
+    ({"mlflow_backup_keep": 0}, "mlflow_backup_keep is 0; at least the newest backup stays"),
+    ({"mlflow_backup_location": "s3://bucket"}, "mlflow_backup_location is s3://bucket; it is gs:// with a bucket"),
+    (
+        {"mlflow_backup_artifacts": True, "mlflow_artifacts_location": "gs://elsewhere"},
+        "mlflow_backup_artifacts is true, but the artifacts are in gs://elsewhere",
+    ),
+    (
+        {"mlflow_backup_location": "gs://one/a/b", "mlflow_artifacts_location": "gs://one/a"},
+        "mlflow_backup_location is gs://one/a/b, in the artifact store, where clients could read backups",
+    ),
+    ({"mlflow_gc_older_than": "a month"}, "mlflow_gc_older_than is a month; it has days, hours"),
+]
+
+
+def test_setting_that_makes_no_sense_is_refused(machine):
     before = machine.state()
-    assert said in machine.refuses(**settings)
+    _, said = machine.refusals({sentence: settings for settings, sentence in REFUSED})
+    assert {sentence: said[sentence] for sentence in said if sentence not in said[sentence]} == {}
     assert machine.state() == before

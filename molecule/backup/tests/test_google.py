@@ -59,12 +59,12 @@ def stored(google):
 def test_place_that_can_not_be_written_to_is_refused_before_anything_is_touched(machine, google):
     before = machine.state()
     google.permissions(VM, "get", "list")
-    said = machine.refuses(mlflow_backup_location=LOCATION)
-    assert f"{VM} may not write objects in gs://{BUCKET}" in said
-    assert "or set mlflow_backup_location to another one" in said
+    places = {"locked": LOCATION, "missing": "gs://no-such-bucket/backups"}
+    _, said = machine.refusals({case: {"mlflow_backup_location": place} for case, place in places.items()})
     google.permissions(VM, *OBJECT_USER)
-    said = machine.refuses(mlflow_backup_location="gs://no-such-bucket/backups")
-    assert "There is no bucket gs://no-such-bucket: create it, or set mlflow_backup_location" in said
+    assert f"{VM} may not write objects in gs://{BUCKET}" in said["locked"]
+    assert "or set mlflow_backup_location to another one" in said["locked"]
+    assert "There is no bucket gs://no-such-bucket: create it, or set mlflow_backup_location" in said["missing"]
     assert [line for line in machine.state() if "/releases" not in line] == [
         line for line in before if "/releases" not in line
     ]
@@ -152,4 +152,3 @@ with place.google(sys.argv[2], settings.read("/etc/mlflow/mlflow.env")) as (clie
     back_up(sender)
     assert "20220101T000000Z-3.17.2" not in stored(google)
     sender.run("rm -r /srv/fetched")
-    sender.converge()

@@ -156,8 +156,9 @@ def test_password_shows_in_no_command_line(postgresql):
     assert PASSWORD not in postgresql.run(f"journalctl --identifier=mlflow-backup; cat {made['path']}/manifest.json")
 
 
-def test_accounts_come_back_with_the_runs(postgresql):
+def test_accounts_come_back_with_the_runs_or_stay_where_the_backup_has_none(postgresql):
     """Users, their passwords and their permissions."""
+    without = back_up(postgresql)["path"]
     postgresql.converge(**POSTGRESQL, **ACCOUNTS)
     before, accounts = rows(postgresql), rows(postgresql, AUTH)
     assert accounts["users"][0] == 3
@@ -172,15 +173,8 @@ def test_accounts_come_back_with_the_runs(postgresql):
     again = postgresql.playbook("--extra-vars", json.dumps({**POSTGRESQL, **ACCOUNTS}))
     assert again.changed == 0, again.output[-3000:]  # every password and permission is right
 
-
-def test_accounts_stay_where_the_backup_has_none(postgresql):
-    postgresql.converge(**POSTGRESQL)
-    path = back_up(postgresql)["path"]
-    postgresql.converge(**POSTGRESQL, **ACCOUNTS)
-    accounts = rows(postgresql, AUTH)
-    done = postgresql.playbook(
-        "--extra-vars", json.dumps({**POSTGRESQL, **ACCOUNTS, "mlflow_backup": path}), playbook="playbooks/restore.yml"
-    )
+    settings = json.dumps({**POSTGRESQL, **ACCOUNTS, "mlflow_backup": without})
+    done = postgresql.playbook("--extra-vars", settings, playbook="playbooks/restore.yml")
     assert done.status == 0, done.output[-3000:]
     assert "has no accounts; those of the server stay as they are." in done.said
     assert rows(postgresql, AUTH) == accounts

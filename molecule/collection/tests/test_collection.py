@@ -70,8 +70,8 @@ def test_archive_has_what_users_need_and_nothing_that_an_operator_brought(archiv
     assert not [name for name in names if name in BROUGHT or "/tests" in name or "__pycache__" in name]
 
 
-def test_site_by_its_name_provisions_a_bare_machine_and_changes_nothing_again(machine, elsewhere):
-    assert elsewhere.playbook("site") > 0
+def test_site_by_its_name_takes_up_settings_and_changes_nothing_again(machine, elsewhere):
+    assert elsewhere.playbook("site") > 0  # the image has the defaults, which listen on the loopback address
     logged = machine.client("log_everything.py")
     assert machine.client("read_run.py", logged["run_id"], logged["experiment"]) == {"status": "FINISHED"}
     assert elsewhere.playbook("site") == 0

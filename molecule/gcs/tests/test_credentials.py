@@ -3,7 +3,7 @@
 import copy
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,14 +67,9 @@ def key_file(google: Google, account: str, path: str) -> Mode:
     return Mode({"mlflow_gcp_auth": "key_file", "mlflow_gcp_key_file": path}, "jwt-bearer", key["client_email"], key)
 
 
-def key_on_control_node(machine: Machine, google: Google, folder: Path, account: str = "plain") -> Mode:
-    mode = key_file(google, account, str(folder / "key.json"))
-    (folder / "key.json").write_text(json.dumps(mode.credentials, indent=2))
-    return mode
-
-
 def vaulted_key(machine: Machine, google: Google, folder: Path) -> Mode:
-    mode = key_on_control_node(machine, google, folder, "vaulted")
+    mode = key_file(google, "vaulted", str(folder / "key.json"))
+    (folder / "key.json").write_text(json.dumps(mode.credentials, indent=2))
     (folder / "password").write_text("a password of this test's own")
     vault = ["--vault-password-file", str(folder / "password")]
     subprocess.run(["ansible-vault", "encrypt", *vault, str(folder / "key.json")], check=True, capture_output=True)
@@ -90,17 +85,10 @@ def key_on_the_machine(machine: Machine, google: Google, folder: Path) -> Mode:
     return mode
 
 
-def key_fields(machine: Machine, google: Google, folder: Path, account: str = "fields") -> Mode:
-    key = google.service_account(account)
+def key_fields(machine: Machine, google: Google, folder: Path) -> Mode:
+    key = google.service_account("fields")
     fields = {f"mlflow_gcp_key_{name}": value for name, value in key.items() if name != "universe_domain"}
     return Mode({"mlflow_gcp_auth": "key_fields", **fields}, "jwt-bearer", key["client_email"], key)
-
-
-def key_fields_with_literal_line_ends(machine: Machine, google: Google, folder: Path) -> Mode:
-    """As a .env file has it, on one line."""
-    mode = key_fields(machine, google, folder, "one-line")
-    mode.settings["mlflow_gcp_key_private_key"] = mode.credentials["private_key"].replace("\n", "\\n")
-    return mode
 
 
 def user(machine: Machine, google: Google, folder: Path) -> Mode:
@@ -111,15 +99,8 @@ def user(machine: Machine, google: Google, folder: Path) -> Mode:
     return Mode(settings, "refresh_token", "ann@example.com", login)
 
 
-MODES: list[Callable[[Machine, Google, Path], Mode]] = [
-    metadata,
-    key_on_control_node,
-    vaulted_key,
-    key_on_the_machine,
-    key_fields,
-    key_fields_with_literal_line_ends,
-    user,
-]
+# A key file that is not vaulted is in the last tests below, a private key on one line in the scenario compose.
+MODES: list[Callable[[Machine, Google, Path], Mode]] = [metadata, vaulted_key, key_on_the_machine, key_fields, user]
 
 
 def named(mode: Callable) -> str:
@@ -140,13 +121,6 @@ def provisioned(
         machine.run(f"sleep 1 && : {CANARY}")
     assert run.status == 0, run.output[-6000:]
     return Provisioned(mode, run, copy.copy(seen))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def restored(host: testinfra.host.Host) -> Iterator[None]:
-    """After the last mode the machine is again as the scenario has it."""
-    yield
-    Machine(host.backend.host).converge()
 
 
 def test_artifacts_go_through_the_server_to_the_folder_in_the_bucket(machine, provisioned):
@@ -208,7 +182,7 @@ def without_universe(credentials: dict) -> dict:
     return {name: value for name, value in credentials.items() if name != "universe_domain"}
 
 
-@pytest.mark.parametrize("provisioned", [key_on_the_machine, key_fields, user], ids=named, indirect=True)
+@pytest.mark.parametrize("provisioned", [key_on_the_machine, user], ids=named, indirect=True)
 def test_second_run_changes_nothing(machine, provisioned, tmp_path):
     before = machine.state()
     again = provision(machine, tmp_path, provisioned.mode.settings, *provisioned.mode.arguments)
@@ -225,7 +199,7 @@ def use_key(machine, folder, key):
     assert machine.host.file(CREDENTIALS_FILE).exists
 
 
-def test_new_key_is_taken_up_and_the_old_one_can_be_deleted(machine, google, tmp_path):
+def test_new_key_is_taken_up_and_goes_away_when_the_machine_has_an_account_of_its_own(machine, google, tmp_path):
     old = google.service_account("rotated")
     use_key(machine, tmp_path, old)
     new = google.service_account("successor")
@@ -235,9 +209,6 @@ def test_new_key_is_taken_up_and_the_old_one_can_be_deleted(machine, google, tmp
     machine.client(EXCHANGE)
     assert {request["identity"] for request in to_storage(google)} == {new["client_email"]}
 
-
-def test_key_goes_away_when_the_machine_has_an_account_of_its_own(machine, google, tmp_path):
-    use_key(machine, tmp_path, google.service_account("left"))
     machine.converge()
     assert not machine.host.file(CREDENTIALS_FILE).exists
     left = machine.run("ls -A /etc/mlflow").split()

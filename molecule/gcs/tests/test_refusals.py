@@ -19,9 +19,11 @@ class Stage:
     """What a refusal needs beside settings; `undo` takes it back.
 
     Attributes:
+        name: of the service account.
         secrets: of all credentials that were brought.
     """
 
+    name: str
     machine: Machine
     google: Google
     folder: Path
@@ -35,7 +37,7 @@ class Stage:
 
     def key(self, revoked: str = "", permissions: tuple[str, ...] = ("create", "get", "delete"), **changes) -> dict:
         """Settings with a service account's key; ``changes`` replace some of its fields, None leaves one out."""
-        key = self.google.service_account("refused", permissions)
+        key = self.google.service_account(self.name, permissions)
         self.secrets += secrets_in(key)
         if revoked:
             self.google.revoke(key, account=revoked == "account")
@@ -123,11 +125,6 @@ REFUSED: dict[str, tuple[Callable[[Stage], dict], str]] = {
     "fields without an e-mail": (lambda stage: stage.fields(client_email=""), "so mlflow_gcp_key_client_email must be"),
     "deleted key": (lambda stage: stage.key(revoked="key"), NEW_KEY),
     "deleted account": (lambda stage: stage.key(revoked="account"), "it was deleted or disabled: enable it, or set"),
-    "clock behind": (lambda stage: stage.with_clock(7200), "seconds behind Google's, so Google refuses what it signs"),
-    "clock ahead": (
-        lambda stage: stage.with_clock(-7200),
-        "seconds ahead of Google's, so Google refuses what it signs",
-    ),
     "login without project": (lambda stage: stage.login(project=""), "mlflow_gcp_project must be set: a person's"),
     "revoked login": (lambda stage: stage.login(revoked=True), LOGIN),
     "no such bucket": (
@@ -146,10 +143,6 @@ REFUSED: dict[str, tuple[Callable[[Stage], dict], str]] = {
         lambda stage: stage.key(permissions=("create", "get")),
         "it lacks the permission storage.objects.delete, and gs://mlflow-artifacts/team/tracking/.mlflow-preflight/",
     ),
-    "no way to the storage": (
-        lambda stage: stage.without_storage(),
-        "storage.googleapis.com can't be reached (connection refused)",
-    ),
     "proxy that is not there": (
         lambda stage: {**stage.key(), **proxy("http://127.0.0.1:9")},
         "oauth2.googleapis.com can't be reached (at the proxy: connection refused)",
@@ -157,6 +150,22 @@ REFUSED: dict[str, tuple[Callable[[Stage], dict], str]] = {
     "certificate not trusted": (
         lambda stage: {**stage.key(), "mlflow_ca_bundle": "/etc/ssl/certs/ca-certificates.crt"},
         "The certificate of oauth2.googleapis.com is not trusted",
+    ),
+    "emulator": (
+        lambda stage: {"mlflow_environment": {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}},
+        "STORAGE_EMULATOR_HOST is set, so MLflow would send artifacts there and without credentials",
+    ),
+}
+# Where the machine or Google is another one meanwhile.
+REFUSED_MEANWHILE: dict[str, tuple[Callable[[Stage], dict], str]] = {
+    "clock behind": (lambda stage: stage.with_clock(7200), "seconds behind Google's, so Google refuses what it signs"),
+    "clock ahead": (
+        lambda stage: stage.with_clock(-7200),
+        "seconds ahead of Google's, so Google refuses what it signs",
+    ),
+    "no way to the storage": (
+        lambda stage: stage.without_storage(),
+        "storage.googleapis.com can't be reached (connection refused)",
     ),
     "no virtual machine of Google": (
         lambda stage: stage.without_metadata(),
@@ -170,34 +179,47 @@ REFUSED: dict[str, tuple[Callable[[Stage], dict], str]] = {
         lambda stage: stage.virtual_machine(scopes=(READ_ONLY,)),
         "The access scopes of this virtual machine do not let vm@stand-in.iam.gserviceaccount.com write",
     ),
-    "emulator": (
-        lambda stage: {"mlflow_environment": {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}},
-        "STORAGE_EMULATOR_HOST is set, so MLflow would send artifacts there and without credentials",
-    ),
 }
-
-
-@pytest.fixture
-def stage(machine: Machine, google: Google, tmp_path: Path) -> Iterator[Stage]:
-    with ExitStack() as undo:
-        yield Stage(machine, google, tmp_path, undo)
 
 
 def names(google: Google) -> set[str]:
     return {found["name"] for found in google.objects(BUCKET)}
 
 
-@pytest.mark.parametrize("bring, sentence", REFUSED.values(), ids=REFUSED.keys())
-def test_refused_before_the_server_is_touched(stage, bring, sentence):
-    settings = bring(stage)
-    before, in_bucket = stage.machine.state(), names(stage.google)
-    done = provision(stage.machine, stage.folder, settings)
-    stage.undo.close()
-    assert done.status != 0, "site.yml accepted what it should refuse"
-    assert sentence in " ".join(done.output.split())
-    assert shown(stage.secrets, done.output) == []
-    # What could not be deleted again is named; nothing else is left of the attempt.
-    assert all(name in done.output for name in names(stage.google) - in_bucket)
-    assert stage.machine.state() == before
-    assert stage.machine.run("find /run -maxdepth 1 -name 'mlflow-preflight-*'") == ""
-    assert stage.machine.is_healthy()
+@pytest.fixture
+def stage(machine: Machine, google: Google, tmp_path: Path) -> Iterator[Callable[[str], Stage]]:
+    """A function that makes a stage, by the name of its service account; after the test the machine is untouched."""
+    before = machine.state()
+    with ExitStack() as undo:
+
+        def make(name: str) -> Stage:
+            (tmp_path / name).mkdir()
+            return Stage(name, machine, google, tmp_path / name, undo)
+
+        yield make
+    assert machine.state() == before
+    assert machine.run("find /run -maxdepth 1 -name 'mlflow-preflight-*'") == ""
+    assert machine.is_healthy()
+
+
+def has_nothing_more(google: Google, before: set[str], output: str, *stages: Stage) -> bool:
+    """Whether no secret is said, and all that is left in the bucket is: what could not be deleted again."""
+    secrets = [secret for stage in stages for secret in stage.secrets]
+    return shown(secrets, output) == [] and all(name in output for name in names(google) - before)
+
+
+def test_refused_before_the_server_is_touched(machine, google, stage):
+    before = names(google)
+    stages = {case: stage(f"refused-{number}") for number, case in enumerate(REFUSED)}
+    run, said = machine.refusals({case: bring(stages[case]) for case, (bring, _) in REFUSED.items()})
+    assert {case: said[case] for case, (_, sentence) in REFUSED.items() if sentence not in said[case]} == {}
+    assert has_nothing_more(google, before, run.output, *stages.values())
+
+
+@pytest.mark.parametrize("bring, sentence", REFUSED_MEANWHILE.values(), ids=REFUSED_MEANWHILE.keys())
+def test_refused_where_something_is_wrong_meanwhile(machine, google, stage, bring, sentence):
+    before, refused = names(google), stage("refused")
+    run = provision(machine, refused.folder, bring(refused))
+    assert run.status != 0, "site.yml accepted what it should refuse"
+    assert sentence in run.said
+    assert has_nothing_more(google, before, run.output, refused)

@@ -33,6 +33,7 @@ class Fleet(Machine):
     def __init__(self) -> None:
         super().__init__(DATABASE)
         self.port = 443
+        self.limit = "all"
         self.servers = [Machine(name) for name in SERVERS]
         self.fronts = [Machine(name) for name in FRONTS]
         self.address = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "virtual-address").read_text().split("/")[0]
@@ -41,8 +42,8 @@ class Fleet(Machine):
         self.host.check_output("printf %%s %s > /srv/authorization", authorization)
 
     def playbook(self, *arguments: str, playbook: str = "playbooks/site.yml") -> Run:
-        """Run a playbook over all machines."""
-        return super().playbook("--limit", "all", *arguments, playbook=playbook)
+        """Run a playbook over all machines, or those of the limit."""
+        return super().playbook("--limit", self.limit, *arguments, playbook=playbook)
 
     @contextmanager
     def clients(self, fault: str, *options: str) -> Iterator[Traffic]:

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-PROVISION = "ansible-playbook -i inventories/local playbooks/site.yml -e @molecule/shared/vars/cache.yml"
+PROVISION = (
+    "ansible-playbook -i inventories/local playbooks/site.yml -e @molecule/shared/vars/cache.yml -e mlflow_workers=1"
+)
 COPY = "tar -C /src --exclude=./.venv --exclude=./build --exclude=./.git -cf - . | tar -C /project -xf -"
 
 
@@ -31,6 +33,7 @@ def changed(output):
 def test_root_provisions_the_machine_it_sits_at(machine, clone):
     assert changed(provision(machine, clone)) > 0
     assert machine.is_healthy()
+    machine.run("grep --quiet 'MLFLOW_WORKERS=\"1\"' /etc/mlflow/mlflow.env")
 
 
 def test_ordinary_user_does_the_same_by_sudo_and_changes_nothing(machine, clone):

@@ -15,10 +15,16 @@ ACCOUNTS = {
     ],
 }
 MOVED_ACCOUNTS = {**ACCOUNTS, "mlflow_postgres_database": "moved_2", "mlflow_auth_database": "moved_2_auth"}
-BREAK = """
-CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''broken''; END';
-CREATE TRIGGER refuse BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION refuse();
+REFUSE = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''broken''; END';"
+BREAK = "CREATE TRIGGER refuse BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION refuse();"
+# The same as soon as there is such a table
+BREAK_LATER = f"""
+CREATE FUNCTION break_later() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN
+  IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'public.runs') THEN {BREAK} END IF;
+END$$;
+CREATE EVENT TRIGGER break_later ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION break_later();
 """
+MEND_LATER = "DROP EVENT TRIGGER break_later; DROP FUNCTION break_later, refuse CASCADE"
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +36,11 @@ def filled():
 @pytest.fixture
 def on_sqlite(machine, filled):
     """The machine on its SQLite store, with all kinds of things in it."""
-    machine.converge(**SQLITE)
     if not filled:
+        machine.converge(**SQLITE)
         machine.client("fill_store.py")
         filled.update(machine.client("read_store.py"))
+    assert "sqlite" in machine.run("grep MLFLOW_BACKEND_STORE_URI= /etc/mlflow/mlflow.env")
     return machine
 
 
@@ -46,21 +53,22 @@ def test_nothing_is_left_behind_unasked(on_sqlite):
 
 
 def test_failed_copy_leaves_the_old_store_serving(on_sqlite, local, filled):
-    on_sqlite.converge(mlflow_postgres_database="moved", mlflow_backend_switch="keep")  # makes the tables
-    on_sqlite.converge(**SQLITE)
-    local.ask(BREAK, "moved")
+    assert (
+        local.ask("SELECT count(*) FROM pg_tables WHERE tablename = 'runs'", "moved") == "0"
+    )  # the role made it before
+    local.ask(REFUSE + BREAK_LATER, "moved")
     try:
         said = on_sqlite.refuses(**MOVED)
     finally:
-        local.ask("DROP FUNCTION refuse CASCADE", "moved")
+        local.ask(MEND_LATER, "moved")
     assert "Table runs, row run_uuid=" in said
     assert "is refused (RaiseException)" in said
     assert "The release and the settings that ran before run again." in said
     assert on_sqlite.client("read_store.py") == filled
-    assert local.ask("SELECT count(*) FROM experiments", "moved") == "1"
+    assert local.ask("SELECT count(*) FROM experiments", "moved") == "0"
 
 
-def test_every_row_arrives_while_clients_wait(on_sqlite, local, filled):
+def test_every_row_arrives_while_clients_wait_and_the_way_back_is_the_same(on_sqlite, local, filled):
     with on_sqlite.traffic(threads=2) as seen:
         on_sqlite.converge(**MOVED)
     assert seen.failures == []
@@ -72,9 +80,6 @@ def test_every_row_arrives_while_clients_wait(on_sqlite, local, filled):
     assert not on_sqlite.host.file("/etc/mlflow/previous.env").exists
     assert on_sqlite.playbook("--extra-vars", json.dumps(MOVED)).changed == 0
 
-
-def test_the_way_back_is_the_same(on_sqlite):
-    on_sqlite.converge(**{**MOVED, "mlflow_backend_switch": "keep"})
     on_sqlite.run("rm /var/lib/mlflow/mlflow.db*")
     moved = on_sqlite.client("read_store.py")
     on_sqlite.converge(mlflow_backend_store="sqlite", mlflow_backend_switch="migrate")
@@ -83,17 +88,15 @@ def test_the_way_back_is_the_same(on_sqlite):
 
 def test_accounts_go_with_the_runs_or_stay_with_them(on_sqlite, local):
     """All or nothing: of two databases, none is left behind."""
-    empty = {**MOVED_ACCOUNTS, "mlflow_users": [], "mlflow_backend_switch": "keep"}
-    on_sqlite.converge(**empty)  # makes the tables, and an admin of its own
     on_sqlite.converge(**SQLITE, **ACCOUNTS)
-    local.ask(BREAK, "moved_2")
+    for database in ("moved_2", "moved_2_auth"):
+        local.ask(f"CREATE DATABASE {database} OWNER mlflow ENCODING 'UTF8' TEMPLATE template0")
+    local.ask(REFUSE + BREAK_LATER, "moved_2")
     assert "Table runs, row run_uuid=" in on_sqlite.refuses(**MOVED_ACCOUNTS, mlflow_backend_switch="migrate")
-    assert local.ask("SELECT string_agg(username, ',') FROM users", "moved_2_auth") == "admin"
+    assert local.ask("SELECT count(*) FROM users", "moved_2_auth") == "0"
     assert on_sqlite.is_healthy()
 
-    local.ask("DROP FUNCTION refuse CASCADE", "moved_2")
+    local.ask(MEND_LATER, "moved_2")
     moved = on_sqlite.converge(**MOVED_ACCOUNTS, mlflow_backend_switch="migrate")
     assert "2 accounts" in moved.said
     assert local.ask("SELECT string_agg(username, ',' ORDER BY id) FROM users", "moved_2_auth") == "admin,ann"
-    again = on_sqlite.playbook("--extra-vars", json.dumps({**MOVED_ACCOUNTS, "mlflow_backend_switch": "migrate"}))
-    assert again.changed == 0, again.output[-3000:]  # passwords and permissions are those from before

@@ -25,14 +25,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("settings, sentence", WRONG.values(), ids=WRONG.keys())
-def test_wrong_settings_are_refused(machine, uninstall, settings, sentence):
+@pytest.mark.parametrize("purge", [False, True])
+def test_wrong_settings_are_refused(machine, purge):
     before = machine.state()
-    refused = uninstall(**settings)
-    words = said(refused)
-    assert refused.status != 0
-    assert sentence in words
-    assert "Nothing was removed." in words
+    wrong = {case: each for case, each in WRONG.items() if each[0].get("mlflow_purge", False) is purge}
+    _, words = machine.refusals({case: wrong[case][0] for case in wrong}, playbook="playbooks/uninstall.yml")
+    assert {case: words[case] for case in wrong if wrong[case][1] not in words[case]} == {}
+    assert [case for case in words if "Nothing was removed." not in words[case]] == []
     assert machine.state() == before
 
 

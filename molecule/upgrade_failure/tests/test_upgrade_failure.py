@@ -1,6 +1,6 @@
 """An upgrade that migrates either happens wholly or never happened: whatever fails, dies or loses its power on the way.
 
-Where everything is as it was, the next run has nothing to heal. Of each kind of end, one test runs it all the same.
+Where everything is as it was, the next run has nothing to heal; it is run all the same after a failure and after a loss of power.
 """
 
 import json
@@ -54,11 +54,9 @@ def serves(machine, version, *skip):
 
 @pytest.fixture(autouse=True)
 def old(machine):
-    """The old version with data, as it was before the first test; the new release is built already."""
+    """The old version with data, as it was before the first test; the image has the new release beside it."""
     if not machine.host.file(SNAPSHOT).exists:
         machine.client("fill_store.py")
-        built = machine.playbook("--tags", "release", "--extra-vars", json.dumps({"mlflow_version": NEW}))
-        assert built.status == 0, built.output[-3000:]
         machine.run(f"systemctl stop mlflow.service && cd / && tar cf {SNAPSHOT} {OURS}")
     machine.run(
         "systemctl stop mlflow.service; rm -rf /etc/mlflow /var/lib/mlflow /opt/mlflow/current /var/backups/mlflow"
@@ -138,7 +136,7 @@ def start_upgrade(machine):
     return machine.start_playbook("--extra-vars", json.dumps({"mlflow_version": NEW}))
 
 
-@pytest.mark.parametrize("task", ["stores | Ask", "configure | Write", "take-up | Change over"])
+@pytest.mark.parametrize("task", ["configure | Write", "take-up | Change over"])
 def test_control_node_may_die_in_each_phase(machine, old, task):
     run = start_upgrade(machine)
     while task not in run.stdout.readline():
@@ -155,18 +153,9 @@ def test_control_node_may_die_in_each_phase(machine, old, task):
         machine.run("systemctl restart mlflow.service")  # a start that nobody asked for takes nothing up
         assert serves(machine, OLD)
         assert data(machine) == old
-    if task.startswith("configure"):
-        assert next_run_heals(machine)
 
 
-PHASES = [
-    "stopping the server",
-    "backing up the database",
-    "migrating the schema",
-    "switching the release",
-    "starting the server",
-    "checking the server",
-]
+PHASES = ["backing up the database", "migrating the schema", "starting the server", "checking the server"]
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -189,7 +178,6 @@ def test_killed_program_is_undone_at_once(machine, old):
     assert run.returncode != 0
     assert serves(machine, OLD)
     assert data(machine) == old
-    assert next_run_heals(machine)
 
 
 def test_two_control_nodes_at_once_migrate_once(machine):
