@@ -51,7 +51,7 @@ class PatientClient(Client):
         while not self.stop.is_set() and not self.gave_up:
             began = time.monotonic()
             while not (answered := self.ask()) and time.monotonic() - began < GIVE_UP_SECONDS:
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(PAUSE_SECONDS)  # before it is sent again
             self.gave_up = not answered
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
 
@@ -76,13 +76,13 @@ def main() -> None:
     for client in clients:
         client.start()
     while not all(client.answered or client.gave_up for client in clients):
-        time.sleep(PAUSE_SECONDS)
-    time.sleep(STEADY_SECONDS)
+        time.sleep(PAUSE_SECONDS)  # until they are looked at again
+    time.sleep(STEADY_SECONDS)  # under the load, before what happens is counted
     for client in clients:
         client.forget()
     print("started", flush=True)
     sys.stdin.read()
-    time.sleep(STEADY_SECONDS)
+    time.sleep(STEADY_SECONDS)  # under the load, after it has happened
     stop.set()
     for client in clients:
         client.join()

@@ -37,7 +37,7 @@ def start(port: int, command: list[str]) -> float:
     while not healthy(port):
         if time.perf_counter() - started > START_SECONDS:
             raise SystemExit(f"/health on port {port} did not answer within {START_SECONDS} s of: {' '.join(command)}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # until it is asked again, no longer than START_SECONDS
     return time.perf_counter() - started
 
 

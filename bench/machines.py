@@ -17,7 +17,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "molecule" / "shared"))
 
 import machine  # noqa: E402  the path has to come first
-from machine import SetupError  # noqa: E402
+from machine import SetupError  # noqa: E402  here too
 
 PREFIX = "mlflow-bench"
 SITE = ROOT / "playbooks" / "site.yml"

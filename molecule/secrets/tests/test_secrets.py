@@ -54,8 +54,10 @@ def runs(machine: Searched, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         settings = {"mlflow_postgres_password": password(), "mlflow_users": user(), **key()}
         runs.output["made"] = machine.provision(runs.node, file, settings)
         secrets.add_made(machine)
-        settings |= {"mlflow_postgres_password": password(), "mlflow_users": user(), **key()}
         settings |= {
+            "mlflow_postgres_password": password(),
+            "mlflow_users": user(),
+            **key(),
             "mlflow_auth_admin_password": secrets.add(random.token_urlsafe(18), "admin"),
             "mlflow_auth_flask_secret_key": secrets.add(random.token_hex(32)),
             "mlflow_crypto_kek_passphrase": secrets.add(random.token_hex(32)),
