@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -124,17 +124,20 @@ class Machine:
         assert done.status != 0, "site.yml accepted what it should refuse"
         return done.said
 
-    def refusals(
-        self, cases: dict[str, dict], *arguments: str, playbook: str = "playbooks/site.yml"
-    ) -> tuple[Run, dict[str, str]]:
-        """Run a playbook once with the settings of all cases, each a host with this machine behind it; all must fail.
+    def refuses_each(self, cases: Iterable[tuple], *arguments: str, playbook: str = "playbooks/site.yml") -> Run:
+        """Run a playbook once with the settings of all cases, each a host with this machine behind it.
 
-        Returns the run, and what was said of each case, as one line.
+        Args:
+            cases: of each its settings, and the sentences that its failure must say.
+            arguments: more of them for ansible-playbook.
+            playbook: the one that must refuse them.
         """
+        cases = list(cases)
         scenario = ("--inventory", os.environ["MOLECULE_INVENTORY_FILE"])
         own = json.loads(machines.run("ansible-inventory", *scenario, "--host", self.name).stdout)
         hosts = {
-            f"case-{number}": own | {"ansible_host": self.name} | given for number, given in enumerate(cases.values())
+            f"case-{number}": own | {"ansible_host": self.name} | settings
+            for number, (settings, *_) in enumerate(cases)
         }
         with tempfile.NamedTemporaryFile("w", suffix=".json") as inventory:
             inventory.write(json.dumps({"cases": {"hosts": hosts}}))
@@ -148,7 +151,9 @@ class Machine:
         for name, text in zip(results[1::2], results[2::2], strict=True):
             if name:
                 said[name] += " ".join(text.split()).replace("''", "'")
-        return run, dict(zip(cases, said.values(), strict=True))
+        for words, (_, *sentences) in zip(said.values(), cases, strict=True):
+            assert [sentence for sentence in sentences if sentence not in words] == [], words
+        return run
 
     def listens_on(self, port: int) -> bool:
         """Whether anything accepts connections on the TCP port."""

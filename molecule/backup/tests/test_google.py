@@ -59,12 +59,14 @@ def stored(google):
 def test_place_that_can_not_be_written_to_is_refused_before_anything_is_touched(machine, google):
     before = machine.state()
     google.permissions(VM, "get", "list")
-    places = {"locked": LOCATION, "missing": "gs://no-such-bucket/backups"}
-    _, said = machine.refusals({case: {"mlflow_backup_location": place} for case, place in places.items()})
+    locked = (f"{VM} may not write objects in gs://{BUCKET}", "or set mlflow_backup_location to another one")
+    missing = "There is no bucket gs://no-such-bucket: create it, or set mlflow_backup_location"
+    cases = [
+        ({"mlflow_backup_location": LOCATION}, *locked),
+        ({"mlflow_backup_location": "gs://no-such-bucket/backups"}, missing),
+    ]
+    machine.refuses_each(cases)
     google.permissions(VM, *OBJECT_USER)
-    assert f"{VM} may not write objects in gs://{BUCKET}" in said["locked"]
-    assert "or set mlflow_backup_location to another one" in said["locked"]
-    assert "There is no bucket gs://no-such-bucket: create it, or set mlflow_backup_location" in said["missing"]
     assert [line for line in machine.state() if "/releases" not in line] == [
         line for line in before if "/releases" not in line
     ]

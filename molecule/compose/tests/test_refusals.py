@@ -42,20 +42,17 @@ def test_refused_before_anything_is_touched(machine: Service, tmp_path: Path) ->
     before = machine.state()
     old = SERVICES / "fields" / ".env"
     lines = old.read_bytes().count(b"\n")
-    sentences = {
-        "file that is not there": f"mlflow_dotenv names {tmp_path / 'gone.env'}, which is no file on the control node",
-        "file that is a folder": f"{tmp_path} can't be read: ",
-    }
-    cases = dict(
-        zip(sentences, [{"mlflow_dotenv": str(tmp_path / "gone.env")}, {"mlflow_dotenv": str(tmp_path)}], strict=True)
-    )
-    for number, (case, (added, sentence)) in enumerate(REFUSED.items()):
+    gone = f"{tmp_path}/gone.env"
+    cases = [
+        ({"mlflow_dotenv": gone}, f"mlflow_dotenv names {gone}, which is no file on the control node"),
+        ({"mlflow_dotenv": str(tmp_path)}, f"{tmp_path} can't be read: "),
+    ]
+    for number, (added, sentence) in enumerate(REFUSED.values()):
         dotenv = tmp_path / f"{number}.env"
         dotenv.write_bytes(old.read_bytes() + (added if isinstance(added, bytes) else added.encode()))
-        cases[case] = {"mlflow_dotenv": str(dotenv)}
-        sentences[case] = re.sub(r"line \+(\d)", lambda found: f"line {lines + int(found[1])}", sentence)
-    run, said = machine.refusals(cases, "-vvv")
-    assert {case: said[case] for case in cases if sentences[case] not in said[case]} == {}
+        of_the_file = re.sub(r"line \+(\d)", lambda found: f"line {lines + int(found[1])}", sentence)
+        cases.append(({"mlflow_dotenv": str(dotenv)}, of_the_file))
+    run = machine.refuses_each(cases, "-vvv")
     assert [secret for secret in (HUSH, *secrets_of(old)) if secret in run.output] == []
     assert machine.state() == before
     assert machine.is_healthy()

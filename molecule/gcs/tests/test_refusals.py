@@ -211,8 +211,7 @@ def has_nothing_more(google: Google, before: set[str], output: str, *stages: Sta
 def test_refused_before_the_server_is_touched(machine, google, stage):
     before = names(google)
     stages = {case: stage(f"refused-{number}") for number, case in enumerate(REFUSED)}
-    run, said = machine.refusals({case: bring(stages[case]) for case, (bring, _) in REFUSED.items()})
-    assert {case: said[case] for case, (_, sentence) in REFUSED.items() if sentence not in said[case]} == {}
+    run = machine.refuses_each((bring(stages[case]), sentence) for case, (bring, sentence) in REFUSED.items())
     assert has_nothing_more(google, before, run.output, *stages.values())
 
 

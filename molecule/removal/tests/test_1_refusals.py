@@ -28,10 +28,12 @@ WRONG = {
 @pytest.mark.parametrize("purge", [False, True])
 def test_wrong_settings_are_refused(machine, purge):
     before = machine.state()
-    wrong = {case: each for case, each in WRONG.items() if each[0].get("mlflow_purge", False) is purge}
-    _, words = machine.refusals({case: wrong[case][0] for case in wrong}, playbook="playbooks/uninstall.yml")
-    assert {case: words[case] for case in wrong if wrong[case][1] not in words[case]} == {}
-    assert [case for case in words if "Nothing was removed." not in words[case]] == []
+    wrong = [
+        (settings, sentence, "Nothing was removed.")
+        for settings, sentence in WRONG.values()
+        if settings.get("mlflow_purge", False) is purge
+    ]
+    machine.refuses_each(wrong, playbook="playbooks/uninstall.yml")
     assert machine.state() == before
 
 
