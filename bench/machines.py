@@ -26,7 +26,7 @@ PROGRAMS = [
     *(HERE / name for name in ("inside.py", "load.py", "fill.py", "artifact.py", "clients.py")),
     ROOT / "molecule" / "shared" / "traffic.py",
 ]
-CACHE = f"{machine.CACHE_VOLUME}:{machine.CACHE_FOLDER}"  # a volume with downloads, for what is not measured
+CACHE = machine.CACHE  # for what is not measured
 COMMAND_SECONDS = 900  # after which any command counts as hung
 numbers = itertools.count(1)
 
@@ -164,4 +164,4 @@ def bare_image() -> str:
 
 def installed_image() -> str:
     """A machine that site.yml has provisioned, so that nothing is downloaded."""
-    return machine.provisioned_image("bookworm")
+    return machine.image("bookworm-installed")

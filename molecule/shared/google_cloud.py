@@ -1,17 +1,12 @@
 """Google in a container, for tests of gs:// artifact stores; google/server.py says what it does.
 
-    google = Google("mlflow-gcs-google")
-    google.start("mlflow-gcs")            # a Docker network; made if it does not exist
-    google.join("mlflow-gcs-bookworm")    # machines reach it by Google's own names and addresses
-    google.bucket("artifacts")
-    key = google.service_account("mlflow")
-    google.remove()
-
-A scenario's playbooks start and remove it by the machine's name, and its tests go on with it:
+A scenario's playbooks start it beside a machine, its tests go on with it, and it is removed with the machine:
 
     python molecule/shared/google_cloud.py up mlflow-gcs --bucket mlflow-artifacts
-    python molecule/shared/google_cloud.py down mlflow-gcs     # the machine as well
-    google = beside("mlflow-gcs")
+
+    google = Google("mlflow-gcs")
+    key = google.service_account("mlflow")
+    google.objects("mlflow-artifacts")
 
 `alone` starts one that only the control node asks, by its proxy. `make lock` locks its packages.
 """
@@ -80,15 +75,15 @@ def install_packages(folder: Path) -> None:
 class Google:
     """Cloud Storage, its token endpoint and a VM's metadata server, in a container.
 
-    It remembers nothing itself: another process can go on with ``Google(name)`` where one has started it.
+    It remembers nothing itself: another process can go on with ``Google(machine)`` where one has started it.
 
     Args:
-        name: of the container.
+        machine: that it is beside, or that it is removed with.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.label = f"mlflow-google={name}"  # on the network, if we made it
+    def __init__(self, machine: str) -> None:
+        self.name = f"{machine}-google"
+        self.made_for = f"--label={machines.MADE_FOR}={machine}"
 
     @property
     def network(self) -> str:
@@ -101,11 +96,11 @@ class Google:
         tag = image()
         machines.remove(self.name)
         if machines.run("docker", "network", "inspect", network, check=False).returncode != 0:
-            machines.docker("network", "create", "--label", self.label, network)
+            machines.docker("network", "create", self.made_for, network)
         aliases = [f"--network-alias={alias}" for alias in ALIASES]
         where = ["--network", network, "--link-local-ip", METADATA_ADDRESS, *aliases]
         published = [f"--publish=127.0.0.1::{port}" for port in (CONTROL_PORT, PROXY_PORT)]
-        machines.docker("run", "--detach", "--name", self.name, *where, *published, tag)
+        machines.docker("run", "--detach", "--name", self.name, self.made_for, *where, *published, tag)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -116,12 +111,6 @@ class Google:
                     said = machines.run("docker", "logs", self.name, check=False).stderr[-2000:]
                     raise machines.SetupError(f"Google did not start within 30 s: {said}") from error
                 time.sleep(0.1)  # until it is asked again, no longer than the deadline
-
-    def remove(self) -> None:
-        """Remove the container, and the network if `start` made it and every machine is gone."""
-        machines.remove(self.name)
-        for network in machines.docker("network", "ls", "--quiet", "--filter", f"label={self.label}").split():
-            machines.run("docker", "network", "rm", network, check=False)
 
     def join(self, machine: str) -> None:
         """Put a machine on the network, with a way to the metadata server's address; joining again is no harm."""
@@ -222,19 +211,14 @@ class Google:
             return json.load(answer)
 
 
-def beside(machine: str) -> Google:
-    """The Google of a machine: container and network have names of their own for each machine."""
-    return Google(f"{machine}-google")
-
-
 def alone(name: str) -> None:
-    """Start a Google that no machine is beside; `down` removes it as well."""
-    beside(name).start(f"{name}-network")
+    """Start a Google that no machine is beside."""
+    Google(name).start(f"{name}-network")
 
 
 def up(machine: str, others: list[str], buckets: list[str]) -> None:
     """Start the Google of a machine and others, which are then virtual machines there and trust it."""
-    google = beside(machine)
+    google = Google(machine)
     google.start(f"{machine}-network")
     for each in [machine, *others]:
         google.join(each)
@@ -244,16 +228,10 @@ def up(machine: str, others: list[str], buckets: list[str]) -> None:
         google.bucket(bucket)
 
 
-def down(machine: str) -> None:
-    """Remove a machine, its Google and their network."""
-    machines.remove(machine)
-    beside(machine).remove()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "alone"):
+    for name in ("up", "alone"):
         commands.add_parser(name).add_argument("machine")
     commands.choices["up"].add_argument("others", nargs="*")
     commands.choices["up"].add_argument("--bucket", action="append", default=[])
@@ -261,10 +239,8 @@ def main() -> int:
     try:
         if arguments.command == "up":
             up(arguments.machine, arguments.others, arguments.bucket)
-        elif arguments.command == "alone":
-            alone(arguments.machine)
         else:
-            down(arguments.machine)
+            alone(arguments.machine)
     except machines.SetupError as error:
         print(error, file=sys.stderr)
         return 1

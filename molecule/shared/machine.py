@@ -1,9 +1,10 @@
 """Containers as machines: the Docker engine, the systemd images, and one container a machine.
 
     python molecule/shared/machine.py tools                   make .venv, with Ansible and what tests need
-    python molecule/shared/machine.py image bookworm trixie   build what is missing
-    python molecule/shared/machine.py installed bookworm      the same, with MLflow installed; or another of KINDS
     python molecule/shared/machine.py ssh                     have a client for SSH
+    python molecule/shared/machine.py image bookworm          build an image if it is missing; see `image`
+    python molecule/shared/machine.py start                   start a scenario's machines; its platforms come on stdin
+    python molecule/shared/machine.py stop NAME …             remove machines and what was made for them
     python molecule/shared/machine.py up NAME --publish 5001  start a machine
     python molecule/shared/machine.py down NAME               remove it, and the images
 
@@ -13,6 +14,7 @@ can't be made is said in one sentence (SetupError).
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -28,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 UV_LOCK = ROOT / "roles" / "mlflow" / "files" / "locks" / "uv.txt"
 REPOSITORY = os.environ.get("MACHINE_IMAGES", "mlflow-machine")  # name of our images; the tag says which
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
-CACHE_VOLUME = "mlflow-machine-cache"  # downloaded packages, shared by test machines
-CACHE_FOLDER = "/var/cache/mlflow-machine"
+CACHE = "mlflow-machine-cache:/var/cache/mlflow-machine"  # a volume with downloaded packages, shared by test machines
+MADE_FOR = "mlflow-made-for"  # label of a network or a container; the machine that it is removed with
 # What systemd as process 1 wants, and what root of a real machine can do. --privileged would ask
 # for more than some engines may give.
 RUN_OPTIONS = [
@@ -171,15 +173,24 @@ def normal(pem: str) -> str:
     return "".join(pem.split())
 
 
-def image(suite: str) -> str:
-    """Name of the image of a bare machine; built when it is missing or its recipe has changed.
+def image(name: str) -> str:
+    """Tag of an image; built when it is missing or what it is made of has changed.
 
     Args:
-        suite: Debian's code name, such as ``bookworm``. Where the environment names a
-            ``BASE_IMAGE``, such as ``debian:{suite}``, that image is the base instead of one made
-            by mmdebstrap.
+        name: Debian's code name, such as ``bookworm``, is a bare machine; with one of KINDS after it,
+            such as ``bookworm-installed``, one that site.yml has provisioned.
     """
     ensure_engine()
+    suite, _, kind = name.partition("-")
+    if kind and kind not in KINDS:
+        raise SetupError(f"No image is called {name}; after {suite} comes nothing, or one of {', '.join(KINDS)}.")
+    tag = provisioned_image(suite, kind) if kind else bare_image(suite)
+    docker("tag", tag, f"{REPOSITORY}:{name}")
+    return tag
+
+
+def bare_image(suite: str) -> str:
+    """Made from the image that the environment names, in ``BASE_IMAGE``, ``debian:{suite}``, or by mmdebstrap."""
     base = os.environ.get("BASE_IMAGE", "").replace("{suite}", suite)
     cas = local_cas()
     recipe = [suite, base, PACKAGES, sorted(cas), Path(__file__).with_name("Dockerfile").read_text()]
@@ -187,7 +198,6 @@ def image(suite: str) -> str:
     if not docker("images", "--quiet", tag):
         print(f"Building {tag}, a bare {base or suite} with systemd.", flush=True)
         build_image(tag, base or import_base(suite), cas)
-    docker("tag", tag, f"{REPOSITORY}:{suite}")
     return tag
 
 
@@ -247,10 +257,9 @@ KINDS = {
 }
 
 
-def provisioned_image(suite: str, kind: str = "installed") -> str:
-    """Name of the image of a machine that site.yml has provisioned; made anew when the roles have changed."""
+def provisioned_image(suite: str, kind: str) -> str:
     wanted = KINDS[kind]
-    base = provisioned_image(suite, wanted.base) if wanted.base else image(suite)
+    base = image(f"{suite}-{wanted.base}" if wanted.base else suite)
     content = hashlib.sha256(repr((base, wanted)).encode())
     for folder in ("roles", "plugins", "playbooks"):
         for path in sorted((ROOT / folder).rglob("*")):
@@ -260,13 +269,12 @@ def provisioned_image(suite: str, kind: str = "installed") -> str:
     if not docker("images", "--quiet", tag):
         print(f"Provisioning {tag}, once for all scenarios that do not test that.", flush=True)
         name = f"mlflow-machine-{suite}-{kind}-{os.getpid()}"
-        start(name, base, volumes=[f"{CACHE_VOLUME}:{CACHE_FOLDER}"])
+        start(name, base, volumes=[CACHE])
         try:
             provision(name, wanted)
             docker("commit", name, tag)
         finally:
             remove(name)
-    docker("tag", tag, f"{REPOSITORY}:{suite}-{kind}")
     return tag
 
 
@@ -298,12 +306,11 @@ def start(
     """
     state = run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip()
     if state == "":
-        options = [*RUN_OPTIONS, "--detach", "--name", name, "--hostname", name]
-        options += [f"--publish=127.0.0.1:{publish}:{publish}"] if publish else []
-        options += [f"--volume={volume}" for volume in volumes or []]
-        options += [f"--network={network}"] if network else []
+        published = [f"127.0.0.1:{publish}:{publish}"] if publish else []
+        networks = [{"name": network}] if network else []
+        machine = {"name": name, "published_ports": published, "volumes": volumes or [], "networks": networks}
         try:
-            docker("run", *options, image_name)
+            launch(machine, image_name)
         except SetupError as error:
             remove(name)
             if "port is already allocated" in str(error) or "address already in use" in str(error):
@@ -312,6 +319,45 @@ def start(
     elif state == "false":
         docker("start", name)
     wait_booted(name)
+
+
+def start_scenario(platforms: list[dict]) -> None:
+    """Make the networks of a scenario and start its machines, which are platforms in its molecule.yml.
+
+    Args:
+        platforms: one at least, with keys of Molecule's Docker driver: ``name``, ``image`` (one of ours), ``networks``,
+            ``docker_networks`` (those that are ``internal``), ``capabilities``, ``tmpfs`` and ``published_ports``
+            beyond what every machine has, ``volumes`` in place of the downloads' one, and ``command`` in place of
+            systemd.
+    """
+    described = [network for platform in platforms for network in platform.get("docker_networks", [])]
+    internal = {network["name"] for network in described if network.get("internal")}
+    networks = [network["name"] for platform in platforms for network in platform.get("networks", [])]
+    made_for = f"--label={MADE_FOR}={platforms[0]['name']}"
+    for network in dict.fromkeys(networks):
+        docker("network", "create", made_for, *(["--internal"] if network in internal else []), network)
+    for platform in platforms:
+        launch({"volumes": [CACHE], **platform}, image(platform["image"].removeprefix(f"{REPOSITORY}:")))
+    for platform in platforms:
+        if "command" not in platform:
+            wait_booted(platform["name"])
+
+
+def launch(machine: dict, image_name: str) -> None:
+    """Start a container with systemd, or with a command of its own; the keys are those of `start_scenario`."""
+    networks = machine.get("networks", [])
+    options = {
+        "cap-add": machine.get("capabilities", []),
+        "tmpfs": machine.get("tmpfs", []),
+        "volume": machine.get("volumes", []),
+        "publish": machine.get("published_ports", []),
+        "network": [network["name"] for network in networks],
+        "network-alias": [alias for network in networks for alias in network.get("aliases", [])],
+    }
+    more = [f"--{option}={value}" for option, values in options.items() for value in values]
+    name = machine["name"]
+    command = machine.get("command", "").split()
+    docker("run", "--detach", "--name", name, "--hostname", name, *RUN_OPTIONS, *more, image_name, *command)
 
 
 def wait_booted(name: str) -> None:
@@ -332,6 +378,17 @@ def remove(name: str) -> None:
     run("docker", "rm", "--force", "--volumes", name, check=False)
 
 
+def stop_scenario(names: list[str]) -> None:
+    """Remove machines, and the containers and networks that were made for them; nothing of it needs to exist."""
+    made_for = [f"--filter=label={MADE_FOR}={name}" for name in names]
+    containers = [docker("ps", "--all", "--quiet", each).split() for each in made_for]
+    for name in [*names, *itertools.chain(*containers)]:
+        remove(name)
+    for each in made_for:
+        for network in docker("network", "ls", "--quiet", each).split():
+            docker("network", "rm", network)
+
+
 def down(name: str) -> None:
     """Remove the machine, and our images as far as no other container uses them."""
     if not engine_answers():
@@ -346,8 +403,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tools")
     commands.add_parser("ssh")
-    for name in ("image", *KINDS):
-        commands.add_parser(name).add_argument("suites", nargs="+")
+    commands.add_parser("start")
+    commands.add_parser("stop").add_argument("names", nargs="+")
+    commands.add_parser("image").add_argument("image")
     for name in ("up", "down"):
         commands.add_parser(name).add_argument("name")
     commands.choices["up"].add_argument("--suite", default="bookworm")
@@ -360,9 +418,11 @@ def main() -> int:
             if not shutil.which("ssh"):
                 apt_install(["openssh-client"], "a machine that is reached by SSH")
         elif arguments.command == "image":
-            print("\n".join(image(suite) for suite in arguments.suites))
-        elif arguments.command in KINDS:
-            print("\n".join(provisioned_image(suite, arguments.command) for suite in arguments.suites))
+            print(image(arguments.image))
+        elif arguments.command == "start":
+            start_scenario(json.load(sys.stdin))
+        elif arguments.command == "stop":
+            stop_scenario(arguments.names)
         elif arguments.command == "up":
             start(arguments.name, image(arguments.suite), arguments.publish)
         else:

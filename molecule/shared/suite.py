@@ -103,13 +103,8 @@ def make_images() -> None:
     """What scenarios start from, made once, before them."""
     machine.image("bookworm")
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        made = [pool.submit(machine.image, "trixie")]
-        made += [
-            pool.submit(machine.provisioned_image, "bookworm", kind) for kind in ("older", "installed", "database")
-        ]
-    for image in made:
-        image.result()
-    machine.provisioned_image("bookworm", "installed-postgresql")
+        list(pool.map(machine.image, ["trixie", "bookworm-older", "bookworm-installed", "bookworm-database"]))
+    machine.image("bookworm-installed-postgresql")
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ import machine as machines
 import pytest
 import testinfra
 from fixtures import SHARED, Machine, Run
-from google_cloud import Google, beside
+from google_cloud import Google
 
 NAME = "mlflow-compose"
 SERVICES = Path(os.environ["OLD_SERVICES"])  # prepare.yml has written fields/.env and references/.env into it
@@ -71,4 +71,4 @@ def database() -> Database:
 
 @pytest.fixture(scope="session")
 def google() -> Google:
-    return beside(NAME)
+    return Google(NAME)

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from google_cloud import beside
+from google_cloud import Google
 
 SOURCES = Path(__file__).resolve().parents[1] / "env"
 SECRET_PART = "Xq7vKd2m"  # of the database's password; it stays as it is in every notation
@@ -64,7 +64,7 @@ def secrets_of(dotenv: Path) -> list[str]:
 
 def main(machine: str, folder: Path) -> None:
     os.umask(0o077)
-    google = beside(machine)
+    google = Google(machine)
     for name in ("fields", "references"):
         key = google.service_account(name)
         (folder / name / "secrets").mkdir(parents=True, exist_ok=True)

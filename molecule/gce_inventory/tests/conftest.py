@@ -11,7 +11,7 @@ import pytest
 from fixtures import ROOT, Run
 from google.auth.transport.requests import AuthorizedSession, Request
 from google.oauth2.service_account import Credentials
-from google_cloud import CLOUD_PLATFORM, Google, beside
+from google_cloud import CLOUD_PLATFORM, Google
 
 PROJECT = "stand-in"
 README = ROOT / "inventories" / "gce" / "README.md"
@@ -127,7 +127,7 @@ def credentials(key: dict[str, str]) -> Credentials:
 @pytest.fixture(scope="module")
 def google() -> Google:
     """Google, in which there is no machine yet."""
-    google = beside("mlflow-gce")
+    google = Google("mlflow-gce")
     google.forget_machines()
     return google
 

@@ -2,12 +2,12 @@
 
 import pytest
 from fixtures import Machine
-from google_cloud import Google, beside
+from google_cloud import Google
 
 
 @pytest.fixture
 def google(machine: Machine) -> Google:
     """Google, with no request remembered."""
-    google = beside(machine.name)
+    google = Google(machine.name)
     google.forget_requests()
     return google

@@ -22,7 +22,7 @@ from evidence import (
     to_storage,
 )
 from fixtures import Machine, Run
-from google_cloud import Google, beside
+from google_cloud import Google
 from secrecy import watched_command_lines
 
 VM = "vm@stand-in.iam.gserviceaccount.com"
@@ -113,7 +113,7 @@ def provisioned(
 ) -> Provisioned:
     """The machine in one of the modes; all that was said and done on the way there is kept for the tests."""
     machine, folder = Machine(host.backend.host), tmp_path_factory.mktemp("mode")
-    google = beside(machine.name)
+    google = Google(machine.name)
     mode = request.param(machine, google, folder)
     google.forget_requests()
     with watched_command_lines(machine.name, [*secrets_in(mode.credentials), CANARY], control_node=True) as seen:
@@ -127,7 +127,7 @@ def test_artifacts_go_through_the_server_to_the_folder_in_the_bucket(machine, pr
     made = machine.client(EXCHANGE)
     assert made["artifact_uri"].startswith("mlflow-artifacts:/")
     place = f"{FOLDER}/{made['experiment_id']}/{made['run_id']}/artifacts/"
-    objects = {found["name"]: found["md5Hash"] for found in beside(machine.name).objects(BUCKET)}
+    objects = {found["name"]: found["md5Hash"] for found in Google(machine.name).objects(BUCKET)}
     assert all(name.startswith(f"{FOLDER}/") for name in objects)
     mine = {name.removeprefix(place): md5 for name, md5 in objects.items() if name.startswith(place)}
     assert mine == made["files"]
@@ -135,7 +135,7 @@ def test_artifacts_go_through_the_server_to_the_folder_in_the_bucket(machine, pr
 
 def test_google_sees_these_credentials_and_no_others(machine, provisioned):
     """Of the whole run of site.yml, of its preflight, and of the client's exchange."""
-    google = beside(machine.name)
+    google = Google(machine.name)
     assert grants(google) == {(provisioned.mode.grant, provisioned.mode.identity)}
     requests = to_storage(google)
     assert {request["method"] for request in requests} >= {"POST", "GET", "DELETE"}

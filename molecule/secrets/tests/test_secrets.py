@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import wait_until
-from google_cloud import beside
+from google_cloud import Google
 from places import ControlNode, Searched, Secrets
 from secrecy import watched_command_lines
 
@@ -41,7 +41,7 @@ def runs(machine: Searched, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return secrets.add(secrets.add(random.token_hex(12)) + SPECIAL)  # the former shows however the latter is quoted
 
     def key() -> dict[str, str]:
-        made = beside(NAME).service_account(f"account-{random.token_hex(4)}")
+        made = Google(NAME).service_account(f"account-{random.token_hex(4)}")
         secrets.add(made["private_key_id"])
         secrets.add_pem(made["private_key"])
         return {f"mlflow_gcp_key_{name}": value for name, value in made.items() if name != "universe_domain"}
