@@ -213,8 +213,8 @@ def test_full_disk_is_refused_up_front_and_leaves_nothing_when_it_comes_on_the_w
     assert back_up(machine)["name"] > older
 
 
-def unit_state(machine):
-    return machine.run("systemctl show --property ActiveState --value mlflow-backup.service")
+def unit_state(machine, unit="mlflow-backup.service"):
+    return machine.run(f"systemctl show --property ActiveState --value {unit}")
 
 
 def test_killed_backup_leaves_the_older_ones_and_the_next_cleans_up(machine):
@@ -255,6 +255,21 @@ def test_removal_of_deleted_runs_takes_their_artifacts_and_leaves_the_others(mac
     folders = machine.run("ls /var/lib/mlflow/artifacts/0").split()
     assert made["kept"] in folders
     assert machine.host.run(f"find /var/lib/mlflow/artifacts/0/{made['deleted']} -type f").stdout == ""
+
+
+def test_removal_of_deleted_runs_ends_with_the_server_and_does_not_begin_without_one(machine):
+    machine.run("systemctl start --no-block mlflow-gc.service")
+    wait_until(lambda: unit_state(machine, "mlflow-gc.service") == "activating", 30, "it has begun")
+    machine.run("systemctl stop mlflow.service")
+    assert unit_state(machine, "mlflow-gc.service") == "inactive"
+    begun = machine.host.run("systemctl start mlflow-gc.service")
+    said = machine.run("journalctl --boot --unit=mlflow-gc.service --lines=5 --output=cat")
+    machine.run("systemctl start mlflow.service && touch /run/mlflow/hold && systemctl start mlflow-gc.service")
+    held = machine.run("journalctl --boot --unit=mlflow-gc.service --lines=1 --output=cat")
+    machine.run("rm /run/mlflow/hold")
+    assert begun.rc != 0
+    assert "Dependency failed" in said
+    assert "skipped because of an unmet condition" in held
 
 
 REFUSED = [
