@@ -3,6 +3,8 @@
 The tests build on each other: both servers go 3.16.1 → 3.17.0 (which migrates the schema) → 3.17.2 (which does not).
 """
 
+import json
+
 import machine as machines
 import pytest
 from conftest import FAULTS, SERVERS
@@ -180,3 +182,30 @@ def test_every_run_that_any_client_was_told_of_is_there(fleet):
     stored = [run for fault in FAULTS for run in fault.seen.stored]
     assert len(set(stored)) == len(stored) > 0
     assert fleet.lost(stored) == set()
+
+
+def run_playbook(fleet, name, **settings):
+    """Run it over all machines, fronts and database too; it must succeed."""
+    done = fleet.playbook("--extra-vars", json.dumps(settings), playbook=f"playbooks/{name}.yml")
+    assert done.status == 0, done.output[-6000:]
+
+
+def test_backup_is_put_back_by_all_together(fleet):
+    before = set(fleet.sql("SELECT run_uuid FROM runs").split())
+    run_playbook(fleet, "backup")
+    fleet.sql("DELETE FROM runs; UPDATE experiments SET name = 'renamed since'")
+    run_playbook(fleet, "restore", mlflow_backup="latest")
+    assert set(fleet.sql("SELECT run_uuid FROM runs").split()) == before
+    assert fleet.sql("SELECT name FROM experiments WHERE experiment_id = 0") == "Default"
+    assert fleet.versions() == [NEW, NEW]
+    wait_until(lambda: fleet.up() == list(SERVERS), 30, "both servers are up at the front")
+
+
+def test_release_of_an_older_schema_is_gone_back_to_by_all_together(fleet):
+    """Last, because what was stored since its backup is not in the store then."""
+    first, revision = fleet.servers[0], fleet.revision()
+    (backup,) = first.run(f"ls /var/backups/mlflow | grep before-{NEIGHBOUR}").split()[-1:]
+    run_playbook(fleet, "rollback", mlflow_rollback_to=OLD, mlflow_backup=backup)
+    assert fleet.versions() == [OLD, OLD]
+    assert fleet.revision() != revision
+    wait_until(lambda: fleet.up() == list(SERVERS), 30, "both servers are up at the front")
