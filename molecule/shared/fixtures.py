@@ -43,8 +43,8 @@ class Run:
 
     @property
     def changed(self) -> int:
-        """Tasks that changed something, or would have."""
-        return int(re.search(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2])[1])
+        """Tasks that changed something, or would have, on all machines."""
+        return sum(map(int, re.findall(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2])))
 
 
 @dataclass
@@ -271,8 +271,10 @@ with concurrent.futures.ThreadPoolExecutor(int(clients)) as pool:
             [*command, str(self.port), str(threads), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert clients.stdout.readline().strip() == "started"
-        yield seen
-        said, _ = clients.communicate(timeout=600)
+        try:
+            yield seen
+        finally:
+            said, _ = clients.communicate(timeout=600)
         seen.__dict__.update(json.loads(said))
 
 

@@ -269,8 +269,8 @@ def provisioned_image(suite: str, kind: str) -> str:
     if not docker("images", "--quiet", tag):
         print(f"Provisioning {tag}, once for all scenarios that do not test that.", flush=True)
         name = f"mlflow-machine-{suite}-{kind}-{os.getpid()}"
-        start(name, base, volumes=[CACHE])
         try:
+            start(name, base, volumes=[CACHE])
             provision(name, wanted)
             docker("commit", name, tag)
         finally:
@@ -365,8 +365,8 @@ def wait_booted(name: str) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     while True:
         # "degraded" is a machine that has booted and has some failed unit: Ansible's matter, not ours
-        command = ["docker", "exec", name, "systemctl", "is-system-running", "--wait"]
-        said = run(*command, check=False, timeout=BOOT_SECONDS).stdout.strip()
+        command = ["docker", "exec", name, "timeout", str(BOOT_SECONDS), "systemctl", "is-system-running", "--wait"]
+        said = run(*command, check=False).stdout.strip()
         if said in ("running", "degraded"):
             return
         if time.monotonic() > deadline:

@@ -65,8 +65,10 @@ def test_place_that_can_not_be_written_to_is_refused_before_anything_is_touched(
         ({"mlflow_backup_location": LOCATION}, *locked),
         ({"mlflow_backup_location": "gs://no-such-bucket/backups"}, missing),
     ]
-    machine.refuses_each(cases)
-    google.permissions(VM, *OBJECT_USER)
+    try:
+        machine.refuses_each(cases)
+    finally:
+        google.permissions(VM, *OBJECT_USER)
     assert [line for line in machine.state() if "/releases" not in line] == [
         line for line in before if "/releases" not in line
     ]

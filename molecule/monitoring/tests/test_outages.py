@@ -31,13 +31,15 @@ def test_database_that_is_down_is_told_and_the_server_left_alone(machine, promet
     before, workers = machine.run(STARTS), machine.workers()
     assert ready(machine) == 200
     machine.run("systemctl stop postgresql@15-main.service")
-    wait_until(lambda: {"PostgresDown", "MlflowCheckFails"} <= prometheus.firing(), 240, "the alerts fire")
-    assert "MlflowDown" not in prometheus.firing()
-    assert ready(machine) == 503
-    # Longer than it takes to restart what hangs.
-    failures = "journalctl -t mlflow-check -o cat | grep -c 'database: '"
-    wait_until(lambda: int(machine.host.run(failures).stdout or 0) >= 4, 240, "four checks have failed")
-    machine.run("systemctl start postgresql@15-main.service")
+    try:
+        wait_until(lambda: {"PostgresDown", "MlflowCheckFails"} <= prometheus.firing(), 240, "the alerts fire")
+        assert "MlflowDown" not in prometheus.firing()
+        assert ready(machine) == 503
+        # Longer than it takes to restart what hangs.
+        failures = "journalctl -t mlflow-check -o cat | grep -c 'database: '"
+        wait_until(lambda: int(machine.host.run(failures).stdout or 0) >= 4, 240, "four checks have failed")
+    finally:
+        machine.run("systemctl start postgresql@15-main.service")
     wait_until(lambda: ready(machine) == 200, 240, "the server is back")
     wait_until(lambda: not prometheus.firing() & {"PostgresDown", "MlflowCheckFails"}, 240, "the alerts end")
     assert machine.run(STARTS) == before

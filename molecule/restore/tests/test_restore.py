@@ -117,13 +117,15 @@ WRONG = {
 
 def test_backup_that_is_damaged_or_not_there_is_refused_before_anything_is_touched(machine, filled):
     before = machine.state()
-    cases = [({"mlflow_backup": ""}, "Which backup?"), ({"mlflow_backup": GONE}, GONE)]
+    cases = [({"mlflow_backup": ""}, "Which backup?"), ({"mlflow_backup": GONE}, f"There is no backup {GONE}")]
     for number, (damage, sentence) in enumerate(WRONG.values()):
         wrong = f"{FOLDER}/2020010{number}T000000Z-3.17.2"
         machine.run(f"cp -a {FOLDER}/{filled.name} {wrong} && cd {wrong} && {damage}")
         cases.append(({"mlflow_backup": wrong}, sentence))
-    machine.refuses_each(cases, playbook="playbooks/restore.yml")
-    machine.run(f"rm -r {FOLDER}/202001*")
+    try:
+        machine.refuses_each(cases, playbook="playbooks/restore.yml")
+    finally:
+        machine.run(f"rm -r {FOLDER}/202001*")
     assert machine.state() == before
     assert machine.is_healthy()
 

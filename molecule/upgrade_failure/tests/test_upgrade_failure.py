@@ -133,7 +133,8 @@ def test_disk_without_room_for_the_backup_stops_the_upgrade(machine, old):
 
 
 def start_upgrade(machine):
-    return machine.start_playbook("--extra-vars", json.dumps({"mlflow_version": NEW}))
+    """With another port, so that the way back leads to another socket, too."""
+    return machine.start_playbook("--extra-vars", json.dumps({"mlflow_version": NEW, "mlflow_port": 5002}))
 
 
 @pytest.mark.parametrize("task", ["configure | Write", "take-up | Change over"])
