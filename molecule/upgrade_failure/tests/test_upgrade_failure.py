@@ -59,7 +59,7 @@ def old(machine):
         machine.client("fill_store.py")
         machine.run(f"systemctl stop mlflow.service && cd / && tar cf {SNAPSHOT} {OURS}")
     machine.run(
-        "systemctl stop mlflow.service; rm -rf /etc/mlflow /var/lib/mlflow /opt/mlflow/current /var/backups/mlflow"
+        "systemctl stop mlflow.socket mlflow.service; rm -rf /etc/mlflow /var/lib/mlflow /opt/mlflow/current /var/backups/mlflow"
         f" && tar xf {SNAPSHOT} -C / && systemctl daemon-reload && systemctl start mlflow.socket mlflow.service"
     )
     return data(machine)
