@@ -14,7 +14,6 @@ can't be made is said in one sentence (SetupError).
 
 import argparse
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -325,7 +324,7 @@ def start_scenario(platforms: list[dict]) -> None:
     """Make the networks of a scenario and start its machines, which are platforms in its molecule.yml.
 
     Args:
-        platforms: one at least, with keys of Molecule's Docker driver: ``name``, ``image`` (one of ours), ``networks``,
+        platforms: one at least, with keys of Molecule's Docker driver: ``name``, ``image`` (see `image`), ``networks``,
             ``docker_networks`` (those that are ``internal``), ``capabilities``, ``tmpfs`` and ``published_ports``
             beyond what every machine has, ``volumes`` in place of the downloads' one, and ``command`` in place of
             systemd.
@@ -337,7 +336,7 @@ def start_scenario(platforms: list[dict]) -> None:
     for network in dict.fromkeys(networks):
         docker("network", "create", made_for, *(["--internal"] if network in internal else []), network)
     for platform in platforms:
-        launch({"volumes": [CACHE], **platform}, image(platform["image"].removeprefix(f"{REPOSITORY}:")))
+        launch({"volumes": [CACHE], **platform}, image(platform["image"]))
     for platform in platforms:
         if "command" not in platform:
             wait_booted(platform["name"])
@@ -381,9 +380,12 @@ def remove(name: str) -> None:
 def stop_scenario(names: list[str]) -> None:
     """Remove machines, and the containers and networks that were made for them; nothing of it needs to exist."""
     made_for = [f"--filter=label={MADE_FOR}={name}" for name in names]
-    containers = [docker("ps", "--all", "--quiet", each).split() for each in made_for]
-    for name in [*names, *itertools.chain(*containers)]:
-        remove(name)
+    known = docker("ps", "--all", "--format", "{{.Names}}").split()
+    found = [name for name in names if name in known]
+    for each in made_for:
+        found += docker("ps", "--all", "--quiet", each).split()
+    if found:
+        docker("rm", "--force", "--volumes", *found)
     for each in made_for:
         for network in docker("network", "ls", "--quiet", each).split():
             docker("network", "rm", network)
