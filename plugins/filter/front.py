@@ -107,14 +107,18 @@ def shared_store(known: Mapping, postgres_host: str = "") -> tuple:
 def same_store(server: str, hostvars: Mapping[str, Mapping], servers: Iterable[str], postgres_host: str = "") -> list:
     """The servers that keep their metadata where this one does, in their order; this one alone where that is its own.
 
+    One that the inventory wants removed is none of them.
+
     Args:
         server: its name in the inventory.
         hostvars: Ansible's variables of all hosts.
         servers: names of all of them.
         postgres_host: see `shared_store`.
     """
-    stores = {each: shared_store(hostvars.get(each) or {}, postgres_host) for each in [server, *servers]}
-    return [each for each in servers if stores[server] and stores[each] == stores[server]] or [server]
+    known = {each: hostvars.get(each) or {} for each in [server, *servers]}
+    there = [each for each in known if known[each].get("mlflow_state") != "absent"]
+    stores = {each: shared_store(known[each], postgres_host) for each in there}
+    return [each for each in servers if stores.get(server) and stores.get(each) == stores[server]] or [server]
 
 
 def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poolers: Iterable[str] = ()) -> dict:

@@ -280,10 +280,17 @@ def test_failed_backup_leaves_nothing_and_the_older_ones(here):
 def test_too_little_space_is_refused_before_anything_is_written(here, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 8192, 8192))
     with pytest.raises(
-        BackupError, match=r"wants up to \d+ MiB in .*, and 0 MiB are free there; free some, set mlflow_backup_dir"
+        BackupError, match=r"wants up to \d+ MiB in .*, and 0 MiB are free there; free some, or set mlflow_backup_dir"
     ):
         here.back_up()
     assert here.left() == []
+
+
+def test_backup_is_the_newest_also_after_the_clock_was_ahead(here):
+    ahead = here.back_up()
+    ahead.rename(here.backups / f"20990101{ahead.name[8:]}")
+    newest = here.back_up(keep=1)
+    assert here.left() == [newest.name]
 
 
 def test_second_backup_waits_for_the_first(here, monkeypatch):

@@ -86,6 +86,12 @@ def test_first_installation_has_nothing_to_go_back_to(machine):
     assert change.unfinished(machine) is None
 
 
+@pytest.mark.parametrize(("kept", "first"), [({}, False), ({"exists": True}, False), ({"exists": False}, True)])
+def test_files_of_a_first_installation_are_those_of_a_unit_that_was_not_there(kept, first):
+    replaced = {"/etc/systemd/system/mlflow.service": kept} if kept else {}
+    assert change.brings_first_server(replaced) is first
+
+
 def test_second_change_waits_and_says_so_when_it_waits_too_long(machine):
     too_long = pytest.raises(change.ChangeError, match="Another run has been changing this machine")
     with change.locked(machine), too_long, change.locked(machine, timeout=0.2):

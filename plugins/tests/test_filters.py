@@ -269,6 +269,12 @@ def test_servers_share_a_store_where_its_machine_and_name_are_the_same(server, s
     assert front.same_store(server, HOSTS, HOSTS) == same
 
 
+def test_server_that_is_to_be_removed_shares_nothing_any_more():
+    hosts = {**HOSTS, "a": {**HOSTS["a"], "mlflow_state": "absent"}}
+    assert front.same_store("b", hosts, hosts) == ["b"]
+    assert front.same_store("a", hosts, hosts) == ["a"]
+
+
 def test_host_that_the_inventory_leaves_out_is_the_playbooks():
     assert front.same_store("local", HOSTS, ["local", "a"], "db") == ["local", "a"]
 

@@ -192,6 +192,14 @@ def test_every_run_that_any_client_was_told_of_is_there(fleet):
     assert fleet.lost(stored) == set()
 
 
+def test_server_that_is_down_is_brought_back_by_the_next_run(fleet, converge):
+    fleet.servers[1].run("systemctl stop mlflow.socket mlflow.service")
+    wait_until(lambda: fleet.up() == [SERVERS[0]], 120, "the front has noticed")
+    converge(mlflow_version=NEW, mlflow_log_level="INFO")
+    assert fleet.versions() == [NEW, NEW]
+    wait_until(lambda: fleet.up() == list(SERVERS), 30, "both servers are up at the front")
+
+
 def run_playbook(fleet, name, **settings):
     """Run it over all machines, fronts and database too; it must succeed."""
     given = json.dumps({"mlflow_version": NEW, **settings})
@@ -203,6 +211,10 @@ def test_backup_is_put_back_by_all_together(fleet):
     names = "SELECT name FROM runs ORDER BY run_uuid"
     before = fleet.sql(names)
     run_playbook(fleet, "backup")
+    fleet.limit = f"all:!{SERVERS[0]}"  # as one does while the first server is down
+    run_playbook(fleet, "backup")
+    fleet.limit = "all"
+    assert fleet.servers[1].run("ls /var/backups/mlflow") != ""
     fleet.sql("UPDATE runs SET name = 'renamed since'")
     run_playbook(fleet, "restore", mlflow_backup="latest")
     assert fleet.sql(names) == before

@@ -13,6 +13,7 @@ from fixtures import kill_run, wait_until
 OLD, NEW = "3.16.1", "3.17.2"
 REVISIONS = {OLD: "b7e2c1a4d9f3", NEW: "dc11669786a5"}
 OURS = "etc/mlflow etc/systemd/system/mlflow* usr/local/sbin/mlflow-* var/lib/mlflow opt/mlflow/current"
+UNFIT = {"mlflow_server_options": ["--no-such-option"]}  # with which no server starts
 SNAPSHOT = "/srv/before.tar"
 JOURNAL = "/etc/mlflow/rollback/change.json"
 DATA = """
@@ -101,7 +102,7 @@ def test_migration_that_fails_half_way_is_undone(machine):
 
 
 def test_server_that_does_not_start_on_the_new_schema_is_given_up(machine, old):
-    failed = upgrade(machine, mlflow_server_options=["--no-such-option"])
+    failed = upgrade(machine, **UNFIT)
     assert failed.status != 0
     assert "MLflow 3.17.2 did not pass (systemctl restart mlflow.service" in failed.said
     assert "No such option '--no-such-option'" in failed.said
@@ -116,6 +117,24 @@ def test_server_that_starts_but_fails_its_check_is_given_up(machine, old):
     assert "MLflow 3.17.2 did not pass (PUT /api/2.0/mlflow-artifacts/artifacts/.mlflow-check" in failed.said
     assert serves(machine, OLD, "artifacts")
     assert data(machine) == old
+
+
+def test_installation_that_fails_on_kept_data_leaves_them_as_they_were(machine):
+    """As after a removal: there is no server to go back to, and what was installed stays for the next run."""
+    machine.run(
+        "systemctl stop mlflow.socket mlflow.service; rm -r /etc/mlflow /etc/systemd/system/mlflow* /opt/mlflow/current"
+        " && systemctl daemon-reload"
+    )
+    for broken, settings in ((True, {}), (False, UNFIT), (False, UNFIT)):
+        if broken:
+            break_migration(machine)
+        before = data(machine)
+        assert upgrade(machine, **settings).status != 0
+        assert (revision(machine), data(machine)) == (REVISIONS[OLD], before)
+        assert machine.host.file("/etc/systemd/system/mlflow.service").exists
+        if broken:
+            mend_migration(machine)
+    assert next_run_heals(machine)
 
 
 def test_disk_without_room_for_the_backup_stops_the_upgrade(machine, old):
