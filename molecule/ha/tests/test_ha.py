@@ -12,6 +12,8 @@ from fixtures import wait_until
 
 OLD, NEIGHBOUR, NEW = "3.16.1", "3.17.0", "3.17.2"
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/before-the-upgrades.txt"
+# A run without the fronts, which are told to send nobody to a server that changes all the same
+WITHOUT_FRONTS = "mlflow"
 SECRETS = ("admin-password", "flask-secret-key", "kek-passphrase", "metrics-token")
 
 
@@ -55,6 +57,7 @@ def test_one_of_the_fronts_has_the_address_and_the_other_is_ready_for_it(fleet):
 
 
 def test_changed_setting_goes_from_server_to_server_and_fails_no_request(fleet, converge):
+    fleet.limit = WITHOUT_FRONTS
     with fleet.clients("changed setting, server by server") as seen:
         done = converge(mlflow_log_level="WARNING")
     assert seen.failures == []
@@ -65,7 +68,7 @@ def test_changed_setting_goes_from_server_to_server_and_fails_no_request(fleet, 
 
 
 def test_setting_that_the_first_server_can_not_start_with_reaches_no_other(fleet):
-    fleet.limit = "mlflow"  # a run without the fronts, which are told to send nobody there all the same
+    fleet.limit = WITHOUT_FRONTS
     with fleet.clients("setting that the first server can't have") as seen:
         said = fleet.refuses(mlflow_server_options=["--no-such-option"])
     assert seen.failures == []
@@ -84,7 +87,7 @@ def test_one_server_alone_is_not_brought_to_another_schema(fleet):
 
 
 def test_migration_that_one_server_does_not_pass_is_given_up_by_all(fleet):
-    fleet.limit = "mlflow"  # a run without the fronts, which are told to send nobody there all the same
+    fleet.limit = WITHOUT_FRONTS
     revision, second = fleet.revision(), fleet.servers[1]
     folder = "/etc/systemd/system/mlflow.service.d"
     condition = f"! readlink /opt/mlflow/current | grep --quiet /{NEIGHBOUR}"
@@ -115,6 +118,7 @@ def test_upgrade_that_migrates_is_taken_up_by_all_and_fails_no_request(fleet, co
 
 
 def test_upgrade_that_does_not_migrate_goes_from_server_to_server(fleet, converge):
+    fleet.limit = WITHOUT_FRONTS
     with fleet.clients("upgrade without one, server by server") as seen:
         converge(mlflow_version=NEW)
     assert seen.failures == []
@@ -193,6 +197,7 @@ def test_every_run_that_any_client_was_told_of_is_there(fleet):
 
 
 def test_server_that_is_down_is_brought_back_by_the_next_run(fleet, converge):
+    fleet.limit = WITHOUT_FRONTS
     fleet.servers[1].run("systemctl stop mlflow.socket mlflow.service")
     wait_until(lambda: fleet.up() == [SERVERS[0]], 120, "the front has noticed")
     converge(mlflow_version=NEW, mlflow_log_level="INFO")
