@@ -41,13 +41,15 @@ class Client(threading.Thread):
         self.failures: list[str] = []
 
     def run(self) -> None:
-        while not self.stop.wait(PAUSE_SECONDS):
+        while True:
             started = time.monotonic()
             try:
                 self.request(*(SEARCH if self.answered % 2 else CREATE))
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
+            if self.stop.wait(PAUSE_SECONDS):
+                return
 
     def connection(self) -> http.client.HTTPConnection:
         if not self.name:

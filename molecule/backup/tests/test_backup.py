@@ -188,7 +188,7 @@ def locked(machine, path):
 def test_full_disk_is_refused_up_front_and_leaves_nothing_when_it_comes_on_the_way(machine, small):
     said = failed_backup(machine)
     assert "A backup wants up to " in said
-    assert f" in {small}, and 0 MiB are free there; free some, set mlflow_backup_dir" in said
+    assert f" in {small}, and 0 MiB are free there; free some, or set mlflow_backup_dir" in said
     assert left(machine, small) == []
     done = playbook(machine)
     assert done.status != 0
