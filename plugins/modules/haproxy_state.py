@@ -43,6 +43,11 @@ options:
     type: list
     elements: str
     default: []
+  servers:
+    description: Addresses or names of the servers that requests go to.
+    type: list
+    elements: str
+    default: []
   config_path:
     description: Path of HAProxy's configuration.
     type: path
@@ -87,8 +92,9 @@ RETURN = r"""
 state:
   description: >-
     C(system), C(installed), C(config) (absent, package, ours, foreign), C(unit), C(running), C(ports_taken),
-    C(wrong_networks), C(certificate), C(certificate_files) and C(keepalived): C(installed), C(active), C(enabled),
-    C(config), the addresses C(peers), C(source) and C(interface) by which they are reached, what is C(wrong) with that.
+    C(wrong_networks), C(unknown_servers), C(certificate), C(certificate_files) and C(keepalived): C(installed),
+    C(active), C(enabled), C(config), the addresses C(peers), C(source) and C(interface) by which they are reached,
+    what is C(wrong) with that.
   returned: always
   type: dict
 """
@@ -316,15 +322,15 @@ def wrong_networks(networks):
     return found
 
 
-# The address that moves
-
-
-def resolve(name):
-    """An IPv4 address of a name, or the empty string."""
+def resolve(name, family=socket.AF_INET):
+    """An address of a name, or the empty string."""
     try:
-        return socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]
+        return socket.getaddrinfo(name, None, family)[0][4][0]
     except OSError:
         return ""
+
+
+# The address that moves
 
 
 def source_towards(peer):
@@ -382,6 +388,7 @@ def main():
             "names": {"type": "list", "elements": "str", "required": True},
             "ports": {"type": "list", "elements": "int", "required": True},
             "networks": {"type": "list", "elements": "str", "default": []},
+            "servers": {"type": "list", "elements": "str", "default": []},
             "config_path": {"type": "path", "required": True},
             "certificates_dir": {"type": "path", "required": True},
             "socket": {"type": "path", "required": True},
@@ -400,6 +407,7 @@ def main():
         "running": read_running(wanted["socket"]),
         "ports_taken": port_holders(wanted["ports"]),
         "wrong_networks": wrong_networks(wanted["networks"]),
+        "unknown_servers": [server for server in wanted["servers"] if not resolve(server, socket.AF_UNSPEC)],
         "has_certificate": bool(wanted["certificate"]) or os.path.exists(wanted["certificate_path"]),
         "has_key": bool(wanted["key"]) or os.path.exists(wanted["key_path"]),
         "certificate": judge(

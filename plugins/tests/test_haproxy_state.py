@@ -1,6 +1,7 @@
 """What haproxy_state finds right and wrong with a certificate, and how a front is joined with servers."""
 
 import datetime
+import socket
 import time
 
 import front
@@ -87,6 +88,12 @@ HOSTS = {
     "two": {"mlflow_host": "0.0.0.0", "ansible_host": "10.0.0.7", "haproxy_https_port": 8443},
     "three": {"mlflow_host": "10.0.0.8"},
 }
+
+
+def test_server_is_known_by_address_or_name_of_either_family():
+    assert haproxy_state.resolve("127.0.0.1", socket.AF_UNSPEC) == "127.0.0.1"
+    assert haproxy_state.resolve("::1", socket.AF_UNSPEC) == "::1"
+    assert haproxy_state.resolve("localhost", socket.AF_UNSPEC) in ("127.0.0.1", "::1")
 
 
 def test_front_reaches_its_own_machine_over_loopback_and_others_by_address():

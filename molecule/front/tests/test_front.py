@@ -213,6 +213,10 @@ def test_certificate_is_replaced_under_load_and_a_bad_one_never(front: Machine, 
         ),
         (
             {**good, "haproxy_servers": [{"name": "a", "address": "nowhere.invalid", "port": 5001}]},
+            "This machine can't resolve nowhere.invalid, and haproxy_servers has no other",
+        ),
+        (
+            {**good, "haproxy_timeout_seconds": 99999999},  # more milliseconds than it can count
             "HAProxy does not take the configuration, so nothing of what runs has changed",
         ),
     ]
