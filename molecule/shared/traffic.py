@@ -19,6 +19,7 @@ from pathlib import Path
 
 PATIENCE_SECONDS = 300  # how long a change takes is no matter of tests, and they share two cores
 PAUSE_SECONDS = 1.0  # between two requests of one client, so that the change has a processor too
+LEAST_REQUESTS = 12  # of one client, also where what happens meanwhile is soon over
 SEARCH = ("/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"], "max_results": 5})
 CREATE = ("/api/2.0/mlflow/runs/create", {"experiment_id": "0", "run_name": "traffic"})
 
@@ -41,15 +42,14 @@ class Client(threading.Thread):
         self.failures: list[str] = []
 
     def run(self) -> None:
-        while True:
+        while not self.stop.is_set() or self.answered + len(self.failures) < LEAST_REQUESTS:
             started = time.monotonic()
             try:
                 self.request(*(SEARCH if self.answered % 2 else CREATE))
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
-            if self.stop.wait(PAUSE_SECONDS):
-                return
+            self.stop.wait(PAUSE_SECONDS)
 
     def connection(self) -> http.client.HTTPConnection:
         if not self.name:

@@ -182,8 +182,7 @@ def test_certificate_is_replaced_under_load_and_a_bad_one_never(front: Machine, 
     with beside.traffic(4, "--name", NAME) as seen:
         done = converge(front, **good)
         new = beside.fingerprint()
-    assert seen.failures == []
-    assert seen.answered >= 8  # each client twice
+    assert (seen.failures, seen.answered > 20) == ([], True)
     assert new != old
     assert new in done.said
 

@@ -134,10 +134,8 @@ def test_killed_server_takes_no_stored_run_with_it(fleet):
             wait_until(lambda: fleet.up() == [SERVERS[0]], 120, "the front has noticed")
             answered = fleet.runs()
             wait_until(lambda: fleet.runs() > answered + 20, 120, "the other server works on")
-            for front in fleet.fronts:
-                front.run(
-                    "haproxy -c -f /etc/haproxy/haproxy.cfg"
-                )  # it could start, though nobody knows the server's name
+            for front in fleet.fronts:  # which could start, though nobody knows the server's name
+                front.run("haproxy -c -f /etc/haproxy/haproxy.cfg")
             fleet.limit = f"all:!{SERVERS[1]}"
             assert fleet.converge(mlflow_version=NEW, mlflow_log_level="ERROR").changed > 0
         finally:

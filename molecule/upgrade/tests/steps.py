@@ -41,7 +41,7 @@ def under_traffic(machine, change):
     with machine.traffic() as seen:
         result = change()
     assert seen.failures == []
-    assert seen.created >= 8  # each client twice
+    assert seen.created > 20
     assert traffic_runs(machine) - before == seen.created
     print(f"longest wait {seen.longest_seconds} s, {seen.answered} requests answered")
     return result
