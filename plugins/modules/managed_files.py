@@ -13,6 +13,8 @@ description:
   - What a run replaces is kept in I(rollback_dir) until it is settled, and so is the knowledge that
     it has not been taken up yet, even when the run is killed half-way.
   - A file's secret content is never shown, neither in a diff nor in the output.
+  - Where others than root can write, no link is followed; what is a link there, or a hard link, or belongs to somebody
+    who has no business there, is refused, and nothing after it is written.
   - One run at a time; others wait for the lock beside I(rollback_dir).
 options:
   state:
@@ -100,10 +102,10 @@ import json
 import os
 import pwd
 import secrets
-import shutil
-import tempfile
+import stat
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlops.mlflow.plugins.module_utils import files
 
 
 class Rollback:
@@ -129,7 +131,7 @@ class Rollback:
             self.files[path] = {}
             return
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        kept = {"exists": os.path.exists(path)}
+        kept = {"exists": files.kind(path) is not None}
         if kept["exists"]:
             kept["copy"] = os.path.join(self.folder, str(len(self.files)))
             copy(path, kept["copy"])
@@ -145,11 +147,11 @@ class Rollback:
         for path, kept in self.files.items():
             if kept["exists"]:
                 copy(kept["copy"], path)
-            elif os.path.exists(path):
-                os.unlink(path)
+            else:
+                files.remove(path)
 
     def settle(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
+        files.remove(self.folder)
         self.files = {}
 
 
@@ -164,23 +166,21 @@ def locked(rollback_dir):
 
 def copy(source, target):
     """Copy a file with owner, group and mode, visible only when complete."""
-    information = os.stat(source)
-    write(target, read(source), information.st_uid, information.st_gid, information.st_mode & 0o7777)
+    content, attributes = present(source)
+    if content is None:
+        raise files.Refusal("%s is no regular file." % source)
+    files.write(target, content, *attributes)
 
 
-def write(path, content, uid, gid, mode):
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".managed-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchown(file.fileno(), uid, gid)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def present(path, owners=()):
+    """Content and attributes of the file that is there, None for what is none; where nothing is, twice None."""
+    kind = files.kind(path)
+    if kind is not stat.S_ISREG:
+        return None, kind and files.attributes(path)
+    with files.opened(path, owners) as descriptor:
+        found = os.fstat(descriptor)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(), (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
 
 def wanted_attributes(entry):
@@ -191,16 +191,6 @@ def wanted_attributes(entry):
     except KeyError:
         uid = gid = -1
     return uid, gid, int(entry["mode"], 8)
-
-
-def attributes(path):
-    information = os.stat(path)
-    return information.st_uid, information.st_gid, information.st_mode & 0o7777
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def random_text(length):
@@ -215,7 +205,7 @@ def wanted_content(entry, before):
     for kind in ("content", "secret"):
         if entry[kind] is not None:
             return entry[kind].encode("utf-8")
-    return read(entry["copy_of"]) if entry["copy_of"] else None
+    return files.read(entry["copy_of"]) if entry["copy_of"] else None
 
 
 def difference(entry, before, after):
@@ -226,25 +216,21 @@ def difference(entry, before, after):
     return {"before_header": header, "after_header": header, "before": before, "after": after}
 
 
-def apply_folder(module, entry):
-    path, wanted = entry["path"], wanted_attributes(entry)
-    exists = os.path.exists(path)
-    if exists and attributes(path) == wanted:
+def apply_folder(module, entry, before, wanted):
+    if before == wanted:
         return None
     if not module.check_mode:
-        os.makedirs(path, exist_ok=True)
-        os.chown(path, *wanted[:2])
-        os.chmod(path, wanted[2])
-    return difference(entry, "(folder, other owner or mode)\n" if exists else "", "(folder)\n")
+        files.make_folder(entry["path"], *wanted)
+    return difference(entry, "(folder, other owner or mode)\n" if before else "", "(folder)\n")
 
 
 def apply_removal(module, entry, rollback):
     path = entry["path"]
-    if not os.path.exists(path):
+    if files.kind(path) is None:
         return None
     rollback.keep(path, module.check_mode)
     if not module.check_mode:
-        os.unlink(path)
+        files.remove(path)
     return {"prepared": "%s: removed\n" % path}
 
 
@@ -252,16 +238,16 @@ def apply(module, entry, rollback):
     """Bring one folder or file into its state; returns its diff, or None where it was right."""
     if entry["state"] == "absent":
         return apply_removal(module, entry, rollback)
-    path, wanted = entry["path"], wanted_attributes(entry)
-    before = read(path) if os.path.isfile(path) else None
+    wanted = wanted_attributes(entry)
+    before, attributes = present(entry["path"], wanted[:1])
     content = wanted_content(entry, before)
     if content is None:
-        return apply_folder(module, entry)
-    if before == content and attributes(path) == wanted:
+        return apply_folder(module, entry, attributes, wanted)
+    if before == content and attributes == wanted:
         return None
-    rollback.keep(path, module.check_mode)
+    rollback.keep(entry["path"], module.check_mode)
     if not module.check_mode:
-        write(path, content, *wanted)
+        files.write(entry["path"], content, *wanted)
     return difference(entry, (before or b"").decode("utf-8", "replace"), content.decode("utf-8", "replace"))
 
 
@@ -305,6 +291,8 @@ def main():
                     if module.params["state"] == "restored":
                         rollback.restore()
                     rollback.settle()
+        except files.Refusal as refusal:
+            module.fail_json(msg=str(refusal))
         except OSError as error:
             module.fail_json(msg="%s can't be read or written: %s." % (error.filename or "A file", error.strerror))
     module.exit_json(pending=sorted(rollback.files), **result)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-MODULES = Path(__file__).resolve().parents[1] / "modules"
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ROOT / "plugins" / "modules"
+COLLECTIONS = ROOT / ".venv" / "collections"  # where modules find what they share
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def module() -> Callable[..., dict]:
             input=json.dumps(given),
             capture_output=True,
             text=True,
-            env={"PYTHONPATH": str(MODULES), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            env={"PYTHONPATH": f"{MODULES}:{COLLECTIONS}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
         assert done.stdout, done.stderr
         return json.loads(done.stdout)

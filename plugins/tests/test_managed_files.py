@@ -175,3 +175,48 @@ def test_random_content_shows_nowhere_and_check_mode_makes_none(write, tmp_path)
     assert (tmp_path / "token").read_text() not in str(result)
     renewed = write(made(renew=True))
     assert (tmp_path / "token").read_text() not in str(renewed)
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A folder in which others can exchange anything, as the service can in its home."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+def test_folder_that_is_a_link_is_refused_and_what_it_names_stays_whose_it_was(write, theirs, tmp_path):
+    (tmp_path / "precious").mkdir(mode=0o700)
+    (theirs / "artifacts").symlink_to(tmp_path / "precious")
+    before = (tmp_path / "precious").stat()
+    result = write({"path": "theirs/artifacts", "mode": "0750"})
+    assert result["failed"]
+    assert result["msg"].startswith(f"{theirs}/artifacts is a link")
+    assert (tmp_path / "precious").stat().st_mode == before.st_mode
+
+
+@pytest.mark.parametrize("plant", [os.symlink, os.link])
+def test_file_that_is_a_link_is_neither_shown_nor_replaced_nor_kept(write, theirs, tmp_path, plant):
+    (tmp_path / "precious").write_text(SECRET)
+    plant(tmp_path / "precious", theirs / "a.conf")
+    result = write(entry("theirs/a.conf"))
+    assert result["failed"]
+    assert "link" in result["msg"]
+    assert SECRET not in str(result)
+    assert (tmp_path / "precious").read_text() == SECRET
+    assert not (tmp_path / "rollback" / "0").exists()
+
+
+def test_file_to_take_the_content_from_may_be_no_link_of_others(write, theirs, tmp_path):
+    (tmp_path / "precious").write_text(SECRET)
+    (theirs / "key.json").symlink_to(tmp_path / "precious")
+    result = write({"path": "a.json", "mode": "0640", "copy_of": str(theirs / "key.json")})
+    assert result["failed"]
+    assert "is a link" in result["msg"]
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_fifo_in_the_way_is_waited_for_by_nobody(write, theirs):
+    os.mkfifo(theirs / "a.conf")
+    assert write(entry("theirs/a.conf"))["msg"] == f"{theirs}/a.conf is no regular file."
