@@ -41,5 +41,5 @@ wheelhouse: $(tools) ## Fill files/wheels for machines without internet; PYTHON=
 release: $(tools) ## Gather changelogs/fragments into CHANGELOG.md, as the version that galaxy.yml names
 	@$(run) antsibull-changelog release
 
-$(tools): requirements/control.txt roles/mlflow/files/locks/uv.txt
+$(tools): requirements/control.txt roles/mlflow/files/locks/uv.txt molecule/shared/machine.py
 	@python3 molecule/shared/machine.py tools

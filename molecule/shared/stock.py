@@ -64,7 +64,8 @@ def differences(settings: dict[str, str]) -> list:
     names = (environment.keys() | planned.environment.keys()) - LEFT_OUT
     pairs = {name: (environment.get(name), planned.environment.get(name)) for name in names}
     found = [[name, *pair] for name, pair in pairs.items() if pair[0] != pair[1]]
-    return found if command == planned.command else [*found, ["command", command, planned.command]]
+    unsafe = [planned.command[0], *planned.command[1 + len(server.SAFE_PATH) :]]
+    return found if command == unsafe else [*found, ["command", command, planned.command]]
 
 
 mlflow.server._exec_cmd = ask

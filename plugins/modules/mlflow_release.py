@@ -192,8 +192,8 @@ class Builder:
         if not os.path.exists(home):
             building = os.path.join(self.folder, "uv")
             requirements = self.write(os.path.join(self.folder, "uv.txt"), lock)
-            pip = [os.path.join(building, "bin", "python"), "-m", "pip", "--quiet"]
-            self.run("making room for uv", [self.wanted["python"], "-m", "venv", building])
+            pip = [os.path.join(building, "bin", "python"), "-I", "-m", "pip", "--quiet"]
+            self.run("making room for uv", [self.wanted["python"], "-I", "-m", "venv", building])
             install = [*pip, "install", *self.source, "--require-hashes", "--no-deps", "-r", requirements]
             self.run("installing uv", install)
             os.rename(building, home)
@@ -222,13 +222,13 @@ class Builder:
     def add_service(self, python):
         """Add what runs MLflow as a service; returns nothing, fails where MLflow is another version."""
         probe = "import importlib.metadata as m, sysconfig; print(m.version('mlflow'), sysconfig.get_path('purelib'))"
-        installed, packages = self.run("looking at the result", [python, "-c", probe]).split(maxsplit=1)
+        installed, packages = self.run("looking at the result", [python, "-I", "-c", probe]).split(maxsplit=1)
         if installed != self.wanted["version"]:
             self.fail("The lock installs MLflow %s, not %s." % (installed, self.wanted["version"]))
         packages = packages.strip()
         for path, text in self.wanted["service_files"].items():
             self.write(os.path.join(packages, path), text)
-        self.run("compiling the packages", [python, "-c", COMPILE, packages])
+        self.run("compiling the packages", [python, "-I", "-c", COMPILE, packages])
 
     def build(self):
         shutil.rmtree(self.folder, ignore_errors=True)  # what a killed run left

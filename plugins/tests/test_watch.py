@@ -1,10 +1,16 @@
 """The deep check: which worker hangs, and what is done about it. The scenario `monitoring` has real servers."""
 
 import asyncio
+import contextlib
+import errno
 import json
+import logging
 import os
+import signal
 import socket
+import subprocess
 import threading
+import time
 
 import pytest
 from mlflow_service import pulse, watch
@@ -23,7 +29,7 @@ def told(pid, answered=0, threads=True, warm=True):
 
 
 async def ask_in_thread(path, timeout=5.0):
-    return await asyncio.to_thread(pulse.ask, path, timeout)
+    return await asyncio.to_thread(pulse.ask, path, {os.getpid()}, timeout)
 
 
 def test_worker_tells_that_it_works(runtime_folder):
@@ -81,7 +87,7 @@ def test_worker_whose_event_loop_is_blocked_is_found_by_its_pid(runtime_folder):
     started.wait(30)
     (path,) = pulse.sockets(runtime_folder)
     try:
-        assert pulse.ask(path, 0.2) == pulse.Worker(os.getpid(), None)
+        assert pulse.ask(path, {os.getpid()}, 0.2) == pulse.Worker(os.getpid(), None)
     finally:
         blocked.set()
         server.join()
@@ -91,7 +97,120 @@ def test_worker_that_is_gone_is_none(runtime_folder):
     path = runtime_folder / "pulse-1.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    assert pulse.ask(path) is None
+    assert pulse.ask(path, set()) is None
+
+
+@pytest.fixture
+def listener(runtime_folder):
+    """A function that answers whoever connects to a socket of the folder with a text, and keeps the line open."""
+    with contextlib.ExitStack() as stack:
+
+        def listen(text, name="pulse-1.sock", pause=0.0):
+            listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listening.bind(str(runtime_folder / name))
+            listening.listen()
+
+            def answer():
+                connection, _ = listening.accept()
+                stack.enter_context(connection)
+                with contextlib.suppress(OSError):
+                    for number in range(len(text)):
+                        connection.sendall(text[number : number + 1] if pause else text[number:])
+                        if not pause:
+                            break
+                        ended.wait(pause)
+
+            threading.Thread(target=answer, daemon=True).start()
+            return runtime_folder / name
+
+        ended = threading.Event()
+        stack.callback(ended.set)
+        yield listen
+
+
+def test_socket_that_is_a_link_is_nobodys(listener, runtime_folder, tmp_path):
+    """Somebody else's process listens there; it must not be taken for a worker that hangs."""
+    runtime_folder.chmod(0o777)
+    elsewhere = listener(b"", name="elsewhere")
+    (runtime_folder / "pulse-2.sock").symlink_to(elsewhere)
+    with pytest.raises(pulse.OddError, match="is a link"):
+        pulse.ask(runtime_folder / "pulse-2.sock", {os.getpid()})
+
+
+def test_process_that_is_none_of_the_services_is_no_worker(listener, runtime_folder):
+    with pytest.raises(pulse.OddError, match=f"of process {os.getpid()}, which is none of the service's"):
+        pulse.ask(listener(b"{}\n"), {os.getpid() + 1})
+    with socket.socket(socket.AF_UNIX) as full, contextlib.ExitStack() as stack:
+        full.bind(str(runtime_folder / f"pulse-{os.getppid()}.sock"))  # whose queue is full names a process itself
+        full.listen(0)
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            if waiting.connect_ex(str(runtime_folder / f"pulse-{os.getppid()}.sock")) == errno.EAGAIN:
+                break
+        with pytest.raises(pulse.OddError, match=f"of process {os.getppid()}"):
+            pulse.ask(runtime_folder / f"pulse-{os.getppid()}.sock", {os.getpid()}, 0.2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no JSON\n",
+        b"[]\n",
+        b"[" * 4000 + b"\n",
+        b"x" * 100_000 + b"\n",
+        b'{"warm": true, "in_progress": 1, "answered": 1}\n',
+        b'{"warm": 1, "in_progress": 1, "answered": 1, "threads": true}\n',
+        b'{"warm": true, "in_progress": 1, "answered": "many", "threads": true}\n',
+        b"\xff\xfe\n",
+    ],
+)
+def test_answer_that_no_worker_gives_is_odd(listener, line):
+    with pytest.raises(pulse.OddError, match="answers what no worker does"):
+        pulse.ask(listener(line), {os.getpid()})
+
+
+def test_answer_that_comes_in_drops_is_waited_for_as_long_as_any_other(listener):
+    started = time.monotonic()
+    path = listener(b" " * 1000, pause=0.05)
+    assert pulse.ask(path, {os.getpid()}, 0.3) == pulse.Worker(os.getpid(), None)
+    assert time.monotonic() - started < 10
+
+
+def test_names_that_no_worker_has_are_said_in_one_line_and_once(runtime_folder, caplog):
+    for name in (b"pulse-abc.sock", b"pulse-1\n.sock", b"pulse-\xff.sock"):
+        (runtime_folder / os.fsdecode(name)).touch()
+    (runtime_folder / "pulse-7.sock").touch()
+    assert pulse.sockets(runtime_folder) == [runtime_folder / "pulse-7.sock"]
+    state = watch.State()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            watch.say_odd(pulse.odd_names(runtime_folder), state)
+    (record,) = caplog.records
+    assert "'pulse-abc.sock'" in record.getMessage() and record.getMessage().isprintable()
+
+
+def test_only_the_services_own_process_is_killed(monkeypatch):
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        monkeypatch.setattr(watch, "members", lambda: {victim.pid + 1})
+        watch.kill(victim.pid)
+        assert victim.poll() is None
+        monkeypatch.setattr(watch, "members", lambda: {victim.pid})
+        watch.kill(victim.pid)
+        assert victim.wait(10) == -signal.SIGKILL
+    watch.kill(victim.pid)  # which is gone
+
+
+def test_processes_of_a_service_are_those_of_its_control_group(tmp_path, monkeypatch):
+    (tmp_path / "system.slice" / "mlflow.service" / "inner").mkdir(parents=True)
+    (tmp_path / "system.slice" / "mlflow.service" / "cgroup.procs").write_text("12\n34\n")
+    (tmp_path / "system.slice" / "mlflow.service" / "inner" / "cgroup.procs").write_text("56\n")
+    (tmp_path / "system.slice" / "cgroup.procs").write_text("1\n")
+    monkeypatch.setattr(watch, "CONTROL_GROUPS", [tmp_path, tmp_path / "none"])
+    monkeypatch.setattr(watch, "shown", lambda *_: {"ControlGroup": "/system.slice/mlflow.service"})
+    assert watch.members() == {12, 34, 56}
+    monkeypatch.setattr(watch, "shown", lambda *_: {"ControlGroup": ""})
+    assert watch.members() == set()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +250,7 @@ def healing(tmp_path, monkeypatch):
         monkeypatch.setattr(watch, "shown", lambda *_: properties)
         monkeypatch.setattr(watch, "database_answers", lambda _: database)
         monkeypatch.setattr(watch, "answers", lambda _: answered)
-        monkeypatch.setattr(watch.os, "kill", lambda pid, _: killed.append(pid))
+        monkeypatch.setattr(watch, "kill", killed.append)
         monkeypatch.setattr(watch.subprocess, "run", lambda command, **_: killed.append(command[-1]))
         settings = watch.Settings(tmp_path, **options)
         return watch.heal(settings, {"MLFLOW_SERVICE_URL": "http://127.0.0.1"}, workers, state), killed
