@@ -177,8 +177,14 @@ not_mounted:
   returned: always
   type: list
   elements: str
+exposed:
+  description: >-
+    Of C(mlflow_install_dir) and C(mlflow_config_dir) those that others than root can change, each with the folder where
+    they can.
+  returned: always
+  type: dict
 database:
-  description: Whether the SQLite file exists and its schema revision.
+  description: Whether the SQLite file exists and its schema revision, read under the account that owns it.
   returned: always
   type: dict
 store:
@@ -199,9 +205,9 @@ import pwd
 import re
 import shutil
 import socket
-import sqlite3
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlops.mlflow.plugins.module_utils import files, sqlite
 
 FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
 UNITS = ("mlflow.socket", "mlflow.service")
@@ -281,7 +287,7 @@ def read_python(module):
         path = shutil.which(candidate)
         if path is None:
             continue
-        rc, out, _err = module.run_command([path, "-c", PYTHON_PROBE])
+        rc, out, _err = module.run_command([path, "-I", "-c", PYTHON_PROBE])
         if rc != 0:
             continue
         probed = json.loads(out)
@@ -315,9 +321,10 @@ def read_data(data_dir, secrets_dir, artifacts_dir, user):
     uids = {one.pw_uid: one.pw_name for one in pwd.getpwall()}
     exists = user in uids.values()
     for path in (os.path.join(data_dir, "mlflow.db"), os.path.join(data_dir, "artifacts"), artifacts_dir):
-        if not path or not os.path.exists(path):
+        owner = read_owner(path) if path else None
+        if owner is None:
             continue
-        uid, gid = os.stat(path).st_uid, os.stat(path).st_gid
+        uid, gid = owner
         if uid == 0 or uids.get(uid) == user:
             continue
         if uid not in uids and not exists:
@@ -328,6 +335,25 @@ def read_data(data_dir, secrets_dir, artifacts_dir, user):
             data["stranger"] = uid
             break
     return data
+
+
+def read_owner(path):
+    """Ids of owner and group; None where nothing is, or a link that the service can have made."""
+    try:
+        found = files.attributes(path)
+    except files.Refusal:
+        return None
+    return found and found[:2]
+
+
+def read_exposed(folders, group):
+    """Those of the folders, by setting, in which others could exchange what root runs or believes, and where."""
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        gid = None
+    found = {setting: files.unsafe_folder(path, gid) for setting, path in folders.items()}
+    return {setting: where for setting, where in found.items() if where}
 
 
 def read_releases(install_dir):
@@ -417,14 +443,13 @@ def wait_for_others(rollback_dir):
 
 
 def read_database(path):
-    database = {"exists": bool(path) and os.path.exists(path), "revision": ""}
+    database = {"exists": bool(path) and os.path.lexists(path), "revision": ""}
     if database["exists"]:
         try:
-            connection = sqlite3.connect("file:%s?mode=ro" % path, uri=True, timeout=10)
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            database["revision"] = row[0] if row else ""
-            connection.close()
-        except sqlite3.Error as error:
+            row = sqlite.ask(path, "SELECT version_num FROM alembic_version")
+            revision = row[0] if row else ""
+            database["revision"] = revision if re.match(r"\w{0,64}\Z", str(revision)) else ""
+        except (sqlite.Unanswered, files.Refusal, OSError) as error:
             database["error"] = str(error)
     return database
 
@@ -456,7 +481,11 @@ def read_store(wanted, units, pending):
 
 def taken_over(previous, data_dir):
     """Whether the server has finished with these settings of a previous store; see mlflow_service/takeover.py."""
-    return read(os.path.join(data_dir, ".taken-over")) == str(os.stat(previous).st_mtime_ns)
+    try:
+        said = files.read(os.path.join(data_dir, ".taken-over"), 64)
+    except (files.Refusal, OSError):
+        return False
+    return said == str(os.stat(previous).st_mtime_ns).encode()
 
 
 def main():
@@ -507,6 +536,10 @@ def main():
         port=read_port(wanted["host"], wanted["port"], units),
         pending=sorted(pending),
         change=json.loads(read(os.path.join(wanted["rollback_dir"], "change.json")) or "{}").get("phase", ""),
+        exposed=read_exposed(
+            {"mlflow_install_dir": wanted["install_dir"], "mlflow_config_dir": os.path.dirname(wanted["settings"])},
+            wanted["group"],
+        ),
         database=read_database(os.path.join(wanted["data_dir"], "mlflow.db")),
         store=read_store(wanted, units, pending),
         missing=[path for path in wanted["expected_files"] if not os.path.isfile(path)],
