@@ -43,11 +43,12 @@ class Place:
         folder: descriptor of the folder (O_PATH).
         name: the last part of the path, whether or not there is such a file.
         path: the whole of it, for sentences.
+        real: the same after the links that were followed.
         safe: whether root alone can have put there what is there.
     """
 
     def __init__(self, folder: int, name: str, path: str, safe: bool) -> None:
-        self.folder, self.name, self.path, self.safe = folder, name, path, safe
+        self.folder, self.name, self.path, self.real, self.safe = folder, name, path, path, safe
 
     def look(self) -> os.stat_result | None:
         """What is there, a link as itself; None where nothing is."""
@@ -370,6 +371,32 @@ def unlink(folder: int, name: str) -> bool:
     except IsADirectoryError:
         return False
     return True
+
+
+def real(path: str | os.PathLike[str]) -> str:
+    """The path after the links that root has made; the last name itself may be missing."""
+    with place(path) as there:
+        return there.real
+
+
+def unsafe_folder(path: str | os.PathLike[str], group: int | None = None) -> str:
+    """The first folder on the way to a path, itself included, in which others than root can exchange names.
+
+    Args:
+        path: absolute; what is missing is none.
+        group: a group that must not be able to; others that may write are taken to be administrators.
+    """
+    names = [name for name in os.path.realpath(path).split("/") if name]
+    for number in range(len(names) + 1):
+        folder = "/" + "/".join(names[:number])
+        try:
+            found = os.lstat(folder)
+        except OSError:
+            break
+        by_group = found.st_mode & stat.S_IWGRP and found.st_gid == group
+        if found.st_uid != 0 or by_group or found.st_mode & stat.S_IWOTH:
+            return folder
+    return ""
 
 
 def connect(path: str | os.PathLike[str], seconds: float) -> socket.socket:

@@ -113,10 +113,10 @@ import os
 import pwd
 import re
 import shutil
-import sqlite3
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlops.mlflow.plugins.module_utils import files, sqlite
 
 UNITS_DIR = "/etc/systemd/system"
 STAMPS_DIR = "/var/lib/systemd/timers"  # where systemd notes when a timer with Persistent= last went off
@@ -150,6 +150,8 @@ SELECT json_build_object(
 FROM (SELECT 1) AS one
 LEFT JOIN pg_database d ON d.datname = :'name' LEFT JOIN pg_roles r ON r.rolname = :'owner'
 """
+# Nothing that others have put into the schema public is taken for a function of the server's.
+ONLY_OWN_FUNCTIONS = {"PGOPTIONS": "-c search_path=pg_catalog"}
 COUNTS = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM experiments)"
 
 
@@ -192,8 +194,8 @@ def held_by(counts):
 def tree_bytes(path):
     """Bytes of all files in a folder."""
     total = 0
-    for folder, _folders, files in os.walk(path):
-        for name in files:
+    for folder, _folders, names in os.walk(path):
+        for name in names:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
@@ -201,28 +203,15 @@ def tree_bytes(path):
 
 def delete(path):
     """Delete a file, a link, or a folder with all that is in it. Of a mount point, an empty folder stays."""
-    if os.path.islink(path) or not os.path.isdir(path):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    if os.path.ismount(path):
-        for name in os.listdir(path):
-            delete(os.path.join(path, name))
-        return
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        if error.errno != errno.EBUSY:  # a mount point further down
-            raise
-        for name in os.listdir(path):
-            delete(os.path.join(path, name))
+    files.remove(path)
 
 
 def delete_data(path):
-    """Delete a folder that may be a link to one."""
-    delete(os.path.realpath(path))
-    if os.path.islink(path):
-        os.unlink(path)
+    """Delete a folder that may be a link to one, where root has made that."""
+    real = files.real(path)
+    files.remove(real)
+    if real != path:
+        files.remove(path)
 
 
 def is_there(path):
@@ -289,10 +278,20 @@ class Postgres:
             facts = json.loads(answer or "{}")
             self.facts = facts if facts.get("owner") or facts.get("role") else {}
 
-    def ask(self, query, database):
-        """What the server answers, and its complaint."""
+    def ask(self, query, database, user=POSTGRES):
+        """What the server answers, and its complaint.
+
+        In a database that others can change, only its owner asks (`user`): a superuser would run what they put there.
+        """
         wanted = self.wanted
-        command = ["setpriv", "--reuid=" + POSTGRES, "--regid=" + POSTGRES, "--init-groups"]
+        command = [
+            "setsid",
+            "--wait",
+            "setpriv",
+            "--reuid=" + user,
+            "--regid=" + str(account(user).pw_gid),
+            "--init-groups",
+        ]
         command += [
             "psql",
             "-XAtqw",
@@ -305,8 +304,9 @@ class Postgres:
             "-v",
             "other=" + wanted["other"],
         ]
-        command += ["-p", str(wanted["port"]), "-d", database]
-        code, out, err = self.module.run_command(command, data=query, cwd="/")
+        command += ["-p", str(wanted["port"]), "-d", database, *(["-U", wanted["owner"]] if user != POSTGRES else [])]
+        settings = ONLY_OWN_FUNCTIONS if user == POSTGRES else {}
+        code, out, err = self.module.run_command(command, data=query, cwd="/", environ_update=settings)
         return out.strip(), "" if code == 0 else " ".join(err.split())
 
     @property
@@ -318,8 +318,11 @@ class Postgres:
         return self.facts.get("role") and not self.facts["super"] and not self.facts["others"]
 
     def counts(self):
-        answer, error = self.ask(COUNTS, self.wanted["name"])
-        return answer.split("|") if not error else []
+        user = self.module.params["user"]
+        if account(user) is None:
+            return []
+        answer, error = self.ask(COUNTS, self.wanted["name"], user)
+        return whole_numbers(answer.split("|")) if not error else []
 
     def drop(self, statement):
         error = self.ask(statement, POSTGRES)[1]
@@ -596,8 +599,7 @@ class Installation:
             self.run("groupdel", group)
 
     def close(self, folder):
-        os.chmod(folder, CLOSED)
-        os.chown(folder, 0, 0)
+        files.make_folder(folder, 0, 0, CLOSED)
 
     def plan_data(self, path, what, counts=(), function=delete_data):
         phrase = "%s (%s)" % (path, what)
@@ -661,13 +663,15 @@ def remove_empty(folder):
 def sqlite_counts(path):
     """Numbers of runs and experiments, or nothing where the file can't be asked."""
     try:
-        connection = sqlite3.connect("file:%s?mode=ro" % path, uri=True, timeout=10)
-        try:
-            return connection.execute(COUNTS).fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error:
+        return whole_numbers(sqlite.ask(path, COUNTS))
+    except (sqlite.Unanswered, files.Refusal, OSError):
         return []
+
+
+def whole_numbers(row):
+    """A row that has two of them, or nothing."""
+    row = row or []
+    return row if len(row) == 2 and all(re.match(r"\d{1,18}\Z", str(each)) for each in row) else []
 
 
 def locks(wanted):
@@ -741,6 +745,8 @@ def main():
                     act()
     except Refusal as refusal:
         module.fail_json(msg="%s Nothing was removed." % refusal)
+    except files.Refusal as refusal:
+        module.fail_json(msg="%s Run it again to remove the rest." % refusal)
     except OSError as error:
         module.fail_json(
             msg="%s could not be removed: %s. Run it again to remove the rest." % (error.filename, error.strerror)

@@ -3,14 +3,26 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow_service import files
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "plugins" / "modules"
 COLLECTIONS = ROOT / ".venv" / "collections"  # where modules find what they share
+
+
+@pytest.fixture
+def ours() -> Iterator[Path]:
+    """A folder that only we can change, as all of those on the way to it."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+        if not all(files.is_roots(each.stat()) for each in (Path(folder), *Path(folder).parents)):
+            pytest.fail(f"{ROOT} is in a folder that others can write")
+        yield Path(folder)
 
 
 @pytest.fixture

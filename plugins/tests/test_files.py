@@ -4,15 +4,12 @@ import contextlib
 import os
 import socket
 import stat
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow_service import files
 
-ROOT = Path(__file__).resolve().parents[2]
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another account")
 STRANGER = 4242
 
@@ -24,16 +21,6 @@ def theirs(tmp_path) -> Path:
     folder.mkdir()
     folder.chmod(0o777)
     return folder
-
-
-@pytest.fixture
-def ours() -> Iterator[Path]:
-    """A folder that only we can change, as all of those on the way to it."""
-    (ROOT / "build").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
-        if not all(files.is_roots(each.stat()) for each in (Path(folder), *Path(folder).parents)):
-            pytest.fail(f"{ROOT} is in a folder that others can write")
-        yield Path(folder)
 
 
 @pytest.fixture
