@@ -402,3 +402,94 @@ def test_oldest_client_that_is_not_older_than_the_server_is_taken(monkeypatch):
     ]
     with pytest.raises(BackupError, match="pg_dump on this machine is of version 17, and the server is PostgreSQL 18"):
         backup.client_folder(180000)
+
+
+# What the service's account can do to it
+
+
+@pytest.mark.parametrize(
+    "member, said",
+    [
+        ("../../etc/cron.d/x", {"bytes": 1}),
+        ("/etc/cron.d/x", {"bytes": 1}),
+        ("databases/..", {"bytes": 1}),
+        ("databases/a/b", {"bytes": 1}),
+        ("secrets/admin-password", {"bytes": 1}),
+        ("manifest.json", {"bytes": 1}),
+        ("database.sqlite", {"bytes": -1}),
+        ("database.sqlite", {"bytes": "1"}),
+        ("database.sqlite", {"bytes": True}),
+        ("database.sqlite", [1]),
+        ("database.dump", {"bytes": 1, "revision": "x/../y"}),
+        ("database.dump", {"bytes": 1, "schema": "a\nb"}),
+        ("database.dump", {"bytes": 1, "version": "15"}),
+    ],
+)
+def test_what_a_backup_can_not_have_is_believed_by_nobody(here, monkeypatch, member, said):
+    """Whoever has taken the service's account can have its helper say anything."""
+    good = {"database.sqlite": {"bytes": 1}}
+    monkeypatch.setattr(backup.Service, "act", lambda *_, **__: {"databases": good | {member: said}, "artifacts": 0})
+    with pytest.raises(BackupError, match="none of ours"):
+        here.back_up()
+    assert backup.names(here.backups) == []
+
+
+def test_backup_of_a_home_full_of_odd_files_has_the_databases(here):
+    for name in ("fifo.db", "link.db", "folder.db", "odd\n.db", "empty.db"):
+        if name == "fifo.db":
+            os.mkfifo(here.home / name)
+        elif name == "link.db":
+            (here.home / name).symlink_to("/dev/zero")
+        elif name == "folder.db":
+            (here.home / name).mkdir()
+        else:
+            (here.home / name).touch()
+    write(here.home / "jobs.db", "job")
+    made = here.back_up()
+    assert set(backup.read_manifest(made)["files"]) == {"database.sqlite", "databases/jobs.db"}
+
+
+def test_copy_that_somebody_holds_open_is_not_what_the_backup_keeps(tmp_path):
+    """Who wrote it could change it later on, when its checksum has been taken, and for years."""
+    made = tmp_path / "copy"
+    made.write_bytes(b"good" * 1000)
+    with made.open("r+b") as held:
+        backup.take(made, tmp_path / "kept")
+        held.write(b"evil")
+        held.flush()
+    assert (tmp_path / "kept").read_bytes() == b"good" * 1000
+    assert not made.exists()
+
+
+def test_copy_that_nobody_holds_open_is_taken_as_it_is(tmp_path):
+    made = tmp_path / "copy"
+    made.write_bytes(b"good")
+    number = made.stat().st_ino
+    backup.take(made, tmp_path / "kept")
+    assert (tmp_path / "kept").stat().st_ino == number
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("member", ["database.sqlite", "manifest.json", "secrets/kek-passphrase"])
+def test_backup_in_a_folder_of_others_leads_nowhere_by_a_link(here, tmp_path, member):
+    (here.config / "secrets").mkdir()
+    (here.config / "secrets" / "kek-passphrase").write_text("a secret")
+    theirs = tmp_path / "theirs"
+    shutil.copytree(here.back_up(), theirs)
+    precious = tmp_path / "precious"
+    (theirs / member).rename(precious)  # the same content, so that every checksum is right
+    (theirs / member).symlink_to(precious)
+    for folder in (theirs, *theirs.iterdir()):
+        if folder.is_dir():
+            folder.chmod(0o777)
+    with pytest.raises(BackupError, match=r"is a link|is missing"):
+        backup.restore_database(theirs, here.environment)
+
+
+def test_secret_comes_back_for_root_whoever_the_manifest_names(here):
+    (here.config / "secrets").mkdir()
+    (here.config / "secrets" / "kek-passphrase").write_text("a secret")
+    wanted = {"owner": "nobody", "group": "nogroup", "mode": "0640"}
+    backup.restore_secret(backup.Service(here.environment), here.config / "secrets" / "kek-passphrase", wanted)
+    found = (here.config / "secrets" / "kek-passphrase").stat()
+    assert (found.st_uid, found.st_gid) == (os.geteuid(), backup.Service(here.environment).account.pw_gid)

@@ -1,10 +1,13 @@
 """mlflow_service/change.py: what is under way, and the way back. The scenarios upgrade and upgrade_failure do the rest."""
 
+import fcntl
+import getpass
 import json
 import stat
+import threading
 
 import pytest
-from mlflow_service import change
+from mlflow_service import backup, change
 
 
 @pytest.fixture
@@ -184,3 +187,90 @@ def test_next_change_forgets_what_was_said_to_the_one_before(together, machine):
     together("first")
     assert machine.steps.told() is None
     assert not machine.steps.word.exists()
+
+
+@pytest.fixture
+def migrating(machine, tmp_path, monkeypatch):
+    """A change that would migrate the schema of a server that runs; what systemd is told is kept in `told`."""
+    told = []
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "MLFLOW_SERVICE_PREVIOUS_SETTINGS": str(tmp_path / "etc" / "previous.env"),
+        "MLFLOW_SERVICE_USER": getpass.getuser(),
+        "MLFLOW_SERVICE_HOME": str(tmp_path),
+    }
+    machine.env.write_text("".join(f'{name}="{value}"\n' for name, value in settings.items()))
+    monkeypatch.setattr(change, "systemctl", lambda *words: told.append(words))
+    monkeypatch.setattr(change, "schema", lambda *_: {"known": True, "revision": "old", "head": "new"})
+    monkeypatch.setattr(change, "last_words", lambda: "")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    wanted = request(machine)
+    wanted.migrates, wanted.backup_dir = True, str(tmp_path / "backups")
+    (tmp_path / "backups").mkdir()
+    one = change.Change(machine, wanted)
+    one.told = told
+    return one
+
+
+def test_backup_under_way_is_waited_for_while_the_server_still_serves(migrating, machine, monkeypatch):
+    monkeypatch.setattr(migrating, "back_up", lambda _: (_ for _ in ()).throw(change.ChangeError("far enough")))
+    with (machine.env.parents[1] / "backups" / ".lock").open("w") as backing_up:
+        fcntl.flock(backing_up, fcntl.LOCK_EX)
+        changing = threading.Thread(target=migrating.take_up)
+        changing.start()
+        while machine.journal() is None or machine.journal().phase != change.BACKUPS:
+            assert changing.is_alive()
+        assert migrating.told == []
+        fcntl.flock(backing_up, fcntl.LOCK_UN)
+        changing.join(60)
+        # While the data change, no backup begins, and afterwards one can.
+        assert ("stop", change.SERVICE) in migrating.told
+        fcntl.flock(backing_up, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_no_backup_begins_while_the_data_change(migrating, machine, monkeypatch):
+    def back_up(_):
+        with (machine.env.parents[1] / "backups" / ".lock").open("w") as nightly, pytest.raises(BlockingIOError):
+            fcntl.flock(nightly, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise change.ChangeError("looked at it")
+
+    monkeypatch.setattr(migrating, "back_up", back_up)
+    assert migrating.take_up().failed == "looked at it"
+
+
+def test_change_that_waits_too_long_for_a_backup_leaves_the_server_alone(migrating, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup, "LOCK_SECONDS", 0)
+    replace(machine, tmp_path / "unit", "new")
+    with (tmp_path / "backups" / ".lock").open("w") as backing_up:
+        fcntl.flock(backing_up, fcntl.LOCK_EX)
+        report = migrating.take_up()
+    assert "Another backup" in report.failed
+    assert report.stuck == ""
+    assert migrating.told == [("daemon-reload",), ("start", change.SERVICE)]
+    assert not (tmp_path / "unit").exists()
+    assert machine.journal() is None and machine.replaced() == {}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "no JSON",
+        "[]",
+        '{"known": "yes", "revision": "a", "head": "b"}',
+        '{"known": true, "revision": "../../x", "head": "b"}',
+        '{"known": true, "head": "b"}',
+        '{"known": true, "revision": 1, "head": "b"}',
+    ],
+)
+def test_schema_that_the_service_can_not_have_is_believed_by_nobody(machine, monkeypatch, said):
+    monkeypatch.setattr(change, "as_service", lambda *_, **__: said)
+    with pytest.raises(change.ChangeError, match="none of ours"):
+        change.schema(request(machine), {})
+
+
+@pytest.mark.parametrize("said", ['{"runs": "many"}', '{"x\\u001b": 1}', "[1]", '{"RUNS; DROP": 1}'])
+def test_what_a_store_was_given_is_kinds_and_numbers(machine, monkeypatch, said):
+    monkeypatch.setattr(change, "as_service", lambda *_, **__: said)
+    with pytest.raises(change.ChangeError, match="none of ours"):
+        change.given_since(request(machine), {}, 0)

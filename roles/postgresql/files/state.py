@@ -12,12 +12,14 @@ import os
 import pwd
 import re
 import socket
+import stat
 import subprocess
 import sys
 
 FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 ACCOUNT = "postgres"  # of the operating system and of the server, in every distribution
+LARGEST = 16 * 1024 * 1024  # characters of a file of that account
 QUERY = """
 SELECT json_build_object(
   'loaded', pg_conf_load_time()::text,
@@ -41,6 +43,27 @@ def read(path):
             return file.read()
     except OSError:
         return ""
+
+
+def read_theirs(path):
+    """The same of a file in a folder of the server's account: with its rights alone, and nobody waits for a FIFO."""
+    try:
+        account = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return ""
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(ACCOUNT, account.pw_gid))
+    os.setegid(account.pw_gid)
+    os.seteuid(account.pw_uid)
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(LARGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else ""
+    except OSError:
+        return ""
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def run(*command, **options):
@@ -80,7 +103,8 @@ def read_clusters():
             "bin_dir": f"/usr/lib/postgresql/{version}/bin",
             "units": ["postgresql.service", f"postgresql@{version}-main.service"],
         }
-    version = read("/var/lib/pgsql/data/PG_VERSION").strip()  # Red Hat
+    # Red Hat
+    version = read_theirs("/var/lib/pgsql/data/PG_VERSION").strip() if os.path.isdir("/var/lib/pgsql/data") else ""
     if version:
         folder = "/var/lib/pgsql/data"
         clusters[version] = {
@@ -93,7 +117,7 @@ def read_clusters():
 
 
 def read_cluster(cluster):
-    settings = read(os.path.join(cluster["config_dir"], "postgresql.conf"))
+    settings = read_theirs(os.path.join(cluster["config_dir"], "postgresql.conf"))
     moved = re.search(r"^\s*data_directory\s*=?\s*'([^']+)'", settings, re.MULTILINE)
     if moved:
         cluster["data_dir"] = moved[1]
@@ -106,16 +130,16 @@ def read_cluster(cluster):
         has_data=os.path.exists(os.path.join(cluster["data_dir"], "PG_VERSION")),
         standby=os.path.exists(os.path.join(cluster["data_dir"], "standby.signal")),
         reads_conf_d=bool(re.search(r"^\s*include_dir\s*=?\s*'conf\.d'", settings, re.MULTILINE)),
-        access=read(os.path.join(cluster["config_dir"], "pg_hba.conf")),
-        accounts=read(os.path.join(cluster["config_dir"], "pg_ident.conf")),
+        access=read_theirs(os.path.join(cluster["config_dir"], "pg_hba.conf")),
+        accounts=read_theirs(os.path.join(cluster["config_dir"], "pg_ident.conf")),
         pid=0,
         server={},
         error="",
     )
-    status = read(os.path.join(cluster["data_dir"], "postmaster.pid")).splitlines()
+    status = read_theirs(os.path.join(cluster["data_dir"], "postmaster.pid")).splitlines()
     if not (cluster["active"] and cluster["installed"] and len(status) >= 8):
         return cluster
-    cluster["pid"] = int(status[0])
+    cluster["pid"] = int(status[0]) if status[0].isdigit() else 0
     answer, answered = query(cluster["bin_dir"], status[4].strip(), status[3].strip())
     if answered:
         cluster["server"] = json.loads(answer)
@@ -133,7 +157,9 @@ def query(bin_dir, folder, port):
         os.setuid(account.pw_uid)
 
     command = [os.path.join(bin_dir, "psql"), "-XAtq", "-w", "-h", folder, "-p", port, "-d", "postgres", "-c", QUERY]
-    return run(*command, preexec_fn=become, cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
+    # Nothing that others have put into the schema public is taken for a function of the server's.
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PGOPTIONS": "-c search_path=pg_catalog"}
+    return run(*command, preexec_fn=become, cwd="/", env=environment)
 
 
 def listeners(port):
