@@ -115,6 +115,7 @@ import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlops.mlflow.plugins.module_utils import files
 
 MARK = "# Written by the Ansible role haproxy."
 COMMANDS = ("haproxy", "openssl", "kill")
@@ -124,6 +125,7 @@ LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see includ
 SIOCGIFADDR = 0x8915  # see include/uapi/linux/sockios.h in Linux
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 SOCKET_SECONDS = 5
+ANSWER_LIMIT = 16 * 1024 * 1024  # bytes
 
 
 class CertificateError(Exception):
@@ -250,14 +252,18 @@ def judge(chain, key, names, now):
 
 def ask(path, command):
     """What HAProxy answers on its admin socket, or nothing where it does not."""
+    said, deadline = b"", time.monotonic() + SOCKET_SECONDS
     try:
-        with socket.socket(socket.AF_UNIX) as admin:
-            admin.settimeout(SOCKET_SECONDS)
-            admin.connect(path)
+        with files.connect(path, SOCKET_SECONDS) as admin:
             admin.sendall(command.encode() + b"\n")
-            return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
-    except OSError:
-        return ""
+            while time.monotonic() < deadline and len(said) < ANSWER_LIMIT:
+                block = admin.recv(65536)
+                if not block:
+                    return said.decode("utf-8", "replace")
+                said += block
+    except (OSError, files.Refusal):
+        pass
+    return ""
 
 
 def read_running(path):
