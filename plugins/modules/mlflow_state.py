@@ -447,8 +447,8 @@ def read_database(path):
     if database["exists"]:
         try:
             row = sqlite.ask(path, "SELECT version_num FROM alembic_version")
-            revision = row[0] if row else ""
-            database["revision"] = revision if re.match(r"\w{0,64}\Z", str(revision)) else ""
+            revision = row[0] if row and isinstance(row[0], str) else ""
+            database["revision"] = revision if re.match(r"\w{0,64}\Z", revision) else ""
         except (sqlite.Unanswered, files.Refusal, OSError) as error:
             database["error"] = str(error)
     return database

@@ -1,5 +1,6 @@
 """mlflow_state: what it reads from the kernel, systemd and SQLite."""
 
+import grp
 import os
 import socket
 import sqlite3
@@ -159,3 +160,45 @@ def test_folders_that_only_root_may_enter_are_told(tmp_path):
         (tmp_path / name).mkdir(mode)
     found = state.read_data(str(tmp_path / "data"), str(tmp_path / "secrets"), "", "mlflow")
     assert found["closed"] == [str(tmp_path / "secrets")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders are safe, and only root can give one away")
+def test_folder_in_which_others_could_exchange_what_root_runs_is_told(ours, monkeypatch):
+    (ours / "opt" / "mlflow").mkdir(parents=True)
+    folders = {"mlflow_install_dir": str(ours / "opt" / "mlflow" / "not-there-yet")}
+    assert state.read_exposed(folders, "nogroup") == {}
+    os.chown(ours / "opt", 4242, 0)
+    assert state.read_exposed(folders, "nogroup") == {"mlflow_install_dir": str(ours / "opt")}
+    os.chown(ours / "opt", 0, grp.getgrnam("nogroup").gr_gid)
+    (ours / "opt").chmod(0o775)
+    assert state.read_exposed(folders, "nogroup") == {"mlflow_install_dir": str(ours / "opt")}
+    assert state.read_exposed(folders, "staff") == {}  # administrators may be a group
+    (ours / "opt").chmod(0o777)
+    assert state.read_exposed(folders, "staff") == {"mlflow_install_dir": str(ours / "opt")}
+
+
+def test_file_that_is_a_link_of_the_services_has_no_owner_and_no_revision(tmp_path):
+    tmp_path.chmod(0o777)
+    (tmp_path / "mlflow.db").symlink_to("/etc/passwd")
+    assert state.read_data(str(tmp_path), "", "", "nobody")["stranger"] == ""
+    found = state.read_database(str(tmp_path / "mlflow.db"))
+    assert found["revision"] == "" and "is a link" in found["error"]
+
+
+def test_mark_of_a_switch_is_a_small_file_and_waited_for_by_nobody(tmp_path):
+    previous = tmp_path / "previous.env"
+    previous.touch()
+    os.mkfifo(tmp_path / ".taken-over")
+    assert not state.taken_over(str(previous), str(tmp_path))
+    (tmp_path / ".taken-over").unlink()
+    (tmp_path / ".taken-over").write_text(str(previous.stat().st_mtime_ns))
+    assert state.taken_over(str(previous), str(tmp_path))
+
+
+@pytest.mark.parametrize("said", ["'../../x'", "'a b'", "'" + "x" * 65 + "'", "7.5", "x'00ff'", "NULL"])
+def test_revision_that_no_migration_has_is_none(tmp_path, said):
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE alembic_version (version_num)")
+        database.execute(f"INSERT INTO alembic_version VALUES ({said})")
+    database.close()
+    assert state.read_database(str(tmp_path / "mlflow.db"))["revision"] == ""
