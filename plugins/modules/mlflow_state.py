@@ -465,17 +465,17 @@ def read_store(wanted, units, pending):
 
     While a server takes over the rows of another store, that other one is still the one in use.
     """
-    files = [wanted["settings"]]
-    if wanted["settings"] in pending:
-        files.insert(0, pending[wanted["settings"]].get("copy", ""))
+    paths = [wanted["settings"]]
+    if wanted["settings"] in pending:  # nobody has used it yet, so what it replaced counts, if there was anything
+        paths = [pending[wanted["settings"]].get("copy", "")]
     running = variable(STORE, read("/proc/%s/environ" % units["mlflow.service"]["MainPID"]))
     previous = wanted["previous_settings"]
     if os.path.exists(previous) and not taken_over(previous, wanted["data_dir"]):
-        running, files = "", [previous]
+        running, paths = "", [previous]
     database = os.path.join(wanted["data_dir"], "mlflow.db")
-    name = running or next((variable(STORE, read(path)) for path in files if os.path.exists(path)), "")
+    name = running or next((variable(STORE, read(path)) for path in paths if os.path.exists(path)), "")
     name = name or ("sqlite:///" + database if os.path.exists(database) else "")
-    settings = next((path for path in files if variable(STORE, read(path)) == name), wanted["settings"])
+    settings = next((path for path in paths if variable(STORE, read(path)) == name), wanted["settings"])
     return {"name": name, "settings": settings}
 
 

@@ -243,11 +243,20 @@ def test_grant_is_made_changed_in_place_or_taken_away(before, after, expected):
     assert [(method, path) for method, path, _ in recorded.asked] == ([expected] if expected else [])
 
 
-def test_unknown_experiment_is_an_error_and_the_rest_is_done():
+def test_permission_on_what_does_not_exist_yet_waits_and_the_rest_is_done():
     recorded = Recorded()
     recorded.reconcile(wanted(permissions={"experiments": {"chrun": "READ", "churn": "READ"}}), {"alice": False})
-    assert "the experiment chrun, which does not exist" in recorded.errors[0]
-    assert len(recorded.asked) == 1
+    assert recorded.waiting == [
+        "alice gets READ on the experiment chrun once there is one: run the playbook again then, or correct the name in mlflow_users."
+    ]
+    assert recorded.errors == []
+    assert len(recorded.asked) == len(recorded.changed) == 1
+
+
+def test_no_permission_on_what_does_not_exist_is_what_there_is():
+    recorded = Recorded()
+    recorded.reconcile(wanted(permissions={"experiments": {"chrun": "NO_PERMISSIONS"}}), {"alice": False})
+    assert (recorded.asked, recorded.errors, recorded.waiting) == ([], [], [])
 
 
 def test_what_is_pretended_is_told_and_not_done():

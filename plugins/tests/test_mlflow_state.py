@@ -100,6 +100,13 @@ def test_settings_that_were_not_taken_up_name_no_store_in_use(wanted, tmp_path):
     assert state.read_store(wanted, NOT_RUNNING, pending) == in_use
 
 
+def test_settings_of_a_store_that_never_served_do_not_hide_the_data_that_are_there(wanted, tmp_path):
+    """A run with --tags configure wrote them where SQLite's data had been kept: the next one must see a switch."""
+    (tmp_path / "mlflow.db").touch()
+    pending = {wanted["settings"]: {"exists": False}}
+    assert state.read_store(wanted, NOT_RUNNING, pending)["name"] == f"sqlite:///{tmp_path}/mlflow.db"
+
+
 def test_store_whose_rows_are_not_taken_over_yet_is_still_in_use(wanted, tmp_path):
     previous = settings(tmp_path / "previous.env", "sqlite:////old.db")
     assert state.read_store(wanted, NOT_RUNNING, {}) == {"name": "sqlite:////old.db", "settings": previous}

@@ -84,13 +84,19 @@ def test_users_are_added_changed_and_removed_at_once_for_every_worker(machine: M
     assert not is_let_in(machine, "bob", "bob's second password")
 
 
-def test_unknown_experiment_is_named_and_the_rest_is_done(machine: Machine) -> None:
-    """And nothing is changed for a user who is absent already."""
-    carol = {"name": "carol", "password": "the password of carol", "permissions": {"experiments": {"Defualt": "READ"}}}
-    said = machine.refuses(mlflow_users=[carol, {"name": "bob", "state": "absent"}])
-    assert "mlflow_users gives carol a permission on the experiment Defualt, which does not exist" in said
-    assert "removed bob" not in said
+def test_permission_on_an_experiment_that_is_not_there_waits_for_it(machine: Machine, admin: Caller) -> None:
+    """It is said in the summary until then. And nothing is changed for a user who is absent already."""
+    carol = {"name": "carol", "password": "the password of carol", "permissions": {"experiments": {"later": "EDIT"}}}
+    users = [carol, {"name": "bob", "state": "absent"}]
+    first = machine.converge(mlflow_users=users)
+    waits = "Waits carol gets EDIT on the experiment later once there is one"
+    assert waits in first.said
+    assert "removed bob" not in first.said
     assert is_let_in(machine, "carol", "the password of carol")
+    admin.post("/api/2.0/mlflow/experiments/create", name="later")
+    second = machine.converge(mlflow_users=users)
+    assert "carol has EDIT on experiments later, not NO_PERMISSIONS" in second.output
+    assert waits not in second.said
 
 
 def test_password_that_was_changed_elsewhere_is_set_again(machine: Machine, admin: Caller) -> None:

@@ -52,6 +52,16 @@ def test_nothing_is_left_behind_unasked(on_sqlite):
     assert on_sqlite.state() == before
 
 
+@pytest.mark.parametrize("tag", ["configure", "activate"])
+def test_no_tag_goes_past_what_protects_the_data(on_sqlite, tag):
+    before = on_sqlite.state()
+    asked = json.dumps({**MOVED, "mlflow_backend_switch": "refuse"})
+    done = on_sqlite.playbook("--tags", tag, "--extra-vars", asked)
+    assert done.status != 0
+    assert "Set mlflow_backend_switch to migrate" in done.said
+    assert on_sqlite.state() == before
+
+
 def test_failed_copy_leaves_the_old_store_serving(on_sqlite, local, filled):
     assert (
         local.ask("SELECT count(*) FROM pg_tables WHERE tablename = 'runs'", "moved") == "0"
