@@ -67,6 +67,24 @@ def test_database_elsewhere_is_never_touched(uninstall, ask, elsewhere):
     assert "p%40ss" not in words
 
 
+def test_superuser_who_counts_runs_nothing_that_the_service_has_written(uninstall, ask):
+    """A view in the place of a table runs as who asks it, and the superuser may start programs."""
+    ask(
+        "ALTER TABLE runs RENAME TO kept; CREATE TABLE seen (who text);"
+        "CREATE FUNCTION spy() RETURNS int LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO public.seen VALUES (current_user); RETURN 1; END';"
+        "CREATE VIEW runs AS SELECT public.spy() AS run_uuid",
+        "mlflow",
+    )
+    try:
+        words = said(uninstall("--check", **PURGE))
+        assert ask("SELECT count(*) FROM seen", "mlflow") == "0"
+    finally:
+        ask("DROP VIEW runs; DROP FUNCTION spy; DROP TABLE seen; ALTER TABLE kept RENAME TO runs", "mlflow")
+    assert "the database mlflow of this machine's PostgreSQL (" in words
+    assert "runs in" not in words.partition("the database mlflow of")[2].partition(")")[0]
+
+
 def test_purge_drops_the_database_and_no_other(machine, uninstall, ask):
     runs = ask("SELECT count(*) FROM runs", "mlflow")
     purged = uninstall(**PURGE)
