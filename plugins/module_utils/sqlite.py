@@ -16,7 +16,7 @@ import threading
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import files
 
-SECONDS = 30.0
+SECONDS = 10.0
 ANSWER_LIMIT = 65536  # bytes
 # Where the owner may not enter the folder any more, it is told what the file holds by a descriptor.
 PROGRAM = """
@@ -24,7 +24,7 @@ import json, os, sqlite3, sys, urllib.parse
 path, descriptor, query = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 def there():
-    return sqlite3.connect("file:%s?mode=ro" % urllib.parse.quote(path), uri=True, timeout=10)
+    return sqlite3.connect("file:%s?mode=ro" % urllib.parse.quote(path), uri=True, timeout=5)
 
 def given():
     if os.fstat(descriptor).st_size > 128 * 1024 * 1024:

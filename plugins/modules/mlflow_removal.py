@@ -203,12 +203,16 @@ def held_by(counts):
 
 
 def tree_bytes(path):
-    """Bytes of all files in a folder."""
-    total = 0
-    for folder, _folders, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_size
+    """Bytes of all files in a folder, however deep it is."""
+    total, folders = 0, [path]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
     return total
 
 
