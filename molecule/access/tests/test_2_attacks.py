@@ -157,6 +157,27 @@ def test_oversized_header_ends_that_request_alone(admin: Caller) -> None:
     assert admin.get("/api/2.0/mlflow/users/current").status == 200
 
 
+@pytest.mark.parametrize("path", ["/api/2.0/mlflow/runs/log-batch", "/ajax-api/2.0/mlflow/upload-artifact", "/graphql"])
+def test_server_itself_takes_no_body_beyond_its_limit(stranger: Caller, path: str) -> None:
+    """Also where it stands behind no front; nobody has to know a password to be refused."""
+    refused = stranger.call("POST", path, b"x" * (33 << 20))
+    assert (refused.status, "mlflow_max_body_mb" in refused.body) == (413, True)
+
+
+def test_artifact_may_be_larger_than_any_other_body(admin: Caller) -> None:
+    path = "/api/2.0/mlflow-artifacts/artifacts/larger-than-a-body"
+    assert admin.call("PUT", path, b"x" * (40 << 20), {"Content-Type": "application/octet-stream"}).status == 200
+    assert admin.call("DELETE", path).status == 200
+
+
+def test_service_can_not_take_all_of_the_machine(machine: Machine) -> None:
+    names = "MemoryHigh,MemoryMax,TasksMax,OOMScoreAdjust,OOMPolicy"
+    shown = dict(line.split("=") for line in machine.run(f"systemctl show --property {names} mlflow").splitlines())
+    total = int(machine.run("awk '/MemTotal/ {print $2}' /proc/meminfo")) * 1024
+    assert int(shown["MemoryHigh"]) < int(shown["MemoryMax"]) < total
+    assert (shown["TasksMax"], shown["OOMScoreAdjust"], shown["OOMPolicy"]) == ("4096", "300", "continue")
+
+
 def test_slow_connections_keep_nobody_out(machine: Machine, admin: Caller, alice: Caller) -> None:
     pid = machine.main_pid()
     command = ["docker", "exec", "--interactive", machine.name, "python3", "-c", HOLD_CONNECTIONS]

@@ -80,6 +80,23 @@ REFUSED = {
         {"mlflow_install_dir": "/srv/small/mlflow"},
         "/srv/small/mlflow has 300 MiB free, a release wants 2500 MiB",
     ),
+    "no body at all": ({"mlflow_max_body_mb": 0}, "mlflow_max_body_mb is 0"),
+    "memory without a unit": ({"mlflow_memory_max": "2000"}, "mlflow_memory_max"),
+    "more than all memory": ({"mlflow_memory_high": "101%"}, "mlflow_memory_high"),
+    "no tasks": ({"mlflow_tasks_max": 1}, "mlflow_tasks_max is 1"),
+    "unkillable": ({"mlflow_oom_score_adjust": -2000}, "mlflow_oom_score_adjust is -2000"),
+    "program in the data": (
+        {"mlflow_install_dir": "/var/lib/mlflow/app"},
+        "/var/lib/mlflow/app is in a folder that the service can write",
+    ),
+    "settings in the artifacts": (
+        {"mlflow_config_dir": "/srv/files/etc", "mlflow_artifacts_location": "/srv/files"},
+        "/srv/files/etc is in a folder that the service can write",
+    ),
+    "program in somebody's folder": (
+        {"mlflow_install_dir": "/srv/deploy/mlflow"},
+        "mlflow_install_dir can't be there: others than root can write in /srv/deploy",
+    ),
     "account that is not root": (
         {"ansible_user": "nobody", "ansible_become": False},
         "MLflow is installed as root: let Ansible become root",
@@ -90,9 +107,10 @@ REFUSED = {
 
 @pytest.fixture
 def obstacles(machine: Machine) -> Iterator[None]:
-    """A program that has a port, and a small disk."""
+    """A program that has a port, a small disk, and a folder of somebody's."""
     machine.run("systemd-run --unit=intruder python3 -m http.server 5055")
     machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m tmpfs /srv/small")
+    machine.run("install --directory --owner=nobody /srv/deploy")
     yield
     machine.run("systemctl stop intruder; umount /srv/small")
 
