@@ -40,7 +40,7 @@ def test_index_out_of_reach_is_said(machine):
 
 
 def test_disk_that_fills_up_on_the_way_leaves_nothing_behind(machine):
-    machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m tmpfs /srv/small")
+    machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m,mode=755 tmpfs /srv/small")
     try:
         said = machine.refuses(mlflow_install_dir="/srv/small/mlflow", mlflow_disk_required_mb=100)
         left = machine.run("ls -A /srv/small/mlflow/releases")

@@ -109,7 +109,7 @@ REFUSED = {
 def obstacles(machine: Machine) -> Iterator[None]:
     """A program that has a port, a small disk, and a folder of somebody's."""
     machine.run("systemd-run --unit=intruder python3 -m http.server 5055")
-    machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m tmpfs /srv/small")
+    machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=300m,mode=755 tmpfs /srv/small")
     machine.run("install --directory --owner=nobody /srv/deploy")
     yield
     machine.run("systemctl stop intruder; umount /srv/small")
