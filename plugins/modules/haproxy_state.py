@@ -309,7 +309,7 @@ def holder(inode):
     for folder in glob.glob("/proc/[0-9]*/fd"):
         try:
             if any(os.readlink(os.path.join(folder, name)) == "socket:[%s]" % inode for name in os.listdir(folder)):
-                return read(os.path.join(folder, "../comm")).strip()
+                return ascii(read(os.path.join(folder, "../comm")).strip())[1:-1]  # which its process chooses
         except OSError:
             continue
     return "another program"

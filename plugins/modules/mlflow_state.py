@@ -429,7 +429,7 @@ def port_owner(port):
         try:
             if os.readlink(descriptor) in inodes:
                 pid = descriptor.split("/")[2]
-                return "%s (process %s)" % (read("/proc/%s/comm" % pid).strip(), pid)
+                return "%s (process %s)" % (ascii(read("/proc/%s/comm" % pid).strip())[1:-1], pid)
         except OSError:
             continue  # the process or the descriptor is gone
     return "another process"

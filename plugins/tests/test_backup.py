@@ -408,6 +408,38 @@ def test_oldest_client_that_is_not_older_than_the_server_is_taken(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "news",
+    [
+        {"files": 5},
+        {"files": {"database.sqlite": 5}},
+        {"files": {"database.sqlite": {"bytes": "many", "sha256": "0" * 64}}},
+        {"files": {"database.sqlite": {"bytes": 1, "sha256": "0" * 64, "mode": "rwx"}}},
+        {"store": "sqlite"},
+        {"store": {"kind": 1, "name": "x"}},
+        {"name": "../../x"},
+        {"created": "yesterday"},
+        {"host": "a\u001b[2J"},
+        {"schema_revision": None},
+        {"auth": [1]},
+        {"label": 1},
+    ],
+)
+def test_manifest_that_none_of_ours_would_be_is_refused_in_a_sentence(here, news):
+    """Its checksum is right: whoever can write the bucket or the folder can make one."""
+    path = here.back_up()
+    sign(path, **news)
+    with pytest.raises(BackupError, match=r"says what none of ours does|can't be read"):
+        backup.restore_database(path, here.environment)
+
+
+def test_manifest_without_an_end_of_brackets_is_refused_in_a_sentence(here):
+    path = here.back_up()
+    (path / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(BackupError, match=r"can't be read"):
+        backup.read_manifest(path)
+
+
+@pytest.mark.parametrize(
     "member, said",
     [
         ("../../etc/cron.d/x", {"bytes": 1}),

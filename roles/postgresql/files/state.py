@@ -181,7 +181,7 @@ def holder(inode):
     for folder in glob.glob("/proc/[0-9]*/fd"):
         try:
             if any(os.readlink(os.path.join(folder, name)) == f"socket:[{inode}]" for name in os.listdir(folder)):
-                return int(folder.split("/")[2]), read(os.path.join(folder, "../comm")).strip()
+                return int(folder.split("/")[2]), ascii(read(os.path.join(folder, "../comm")).strip())[1:-1]
         except OSError:
             continue
     return 0, "another process"
