@@ -1,21 +1,25 @@
 """All checks of the repository: ``python molecule/shared/suite.py [--lint | SCENARIO …]``.
 
 Without arguments: lint, unit tests, then every Molecule scenario, some at a time. What a check
-prints goes to ``build/test/``; of a failed one the end is shown. The last line is
-``N passed, N failed``: pytest's tests where a check has some, the check itself where it has none.
+prints goes to ``build/test/``; of a failed one the end is shown, and when all have ended, how long each step
+took (times.py). The last line is ``N passed, N failed``: pytest's tests where a check has some, the check
+itself where it has none.
 """
 
 import concurrent.futures
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import machine
+import times
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
@@ -23,6 +27,7 @@ AT_ONCE = 3  # scenarios; of two, both often wait for something, and more than t
 LONG = ["ssh", "ha", "postgresql", "default", "upgrade_failure", "gcs", "backup", "upgrade", "monitoring", "access"]
 LONG += ["failure", "boundary", "secrets", "removal", "front", "restore", "replica", "pgbouncer", "compose", "offline"]
 SHOWN_LINES = 120
+LOOK_SECONDS = 0.5
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 CHECKS = {
     "yamllint": ["yamllint", "--strict", "."],
@@ -46,33 +51,54 @@ class Check:
     clean_up: list[str] = field(default_factory=list)
     passed: int = 0
     failed: int = 0
+    seconds: float = 0.0
+    clock: times.Clock = field(default_factory=times.Clock)
 
     def run(self) -> "Check":
         started = time.monotonic()
         log = LOGS / f"{self.name.replace(' ', '-')}.log"
-        with log.open("w") as output:
-            status = self.execute(self.command, output)
+        self.report.unlink(missing_ok=True)
+        with log.open("w") as output, log.open(errors="replace") as written:
+            status = self.execute(
+                self.command, output, lambda: [self.clock.see(ANSI.sub("", line)) for line in written]
+            )
+        self.clock.end()
+        self.seconds = time.monotonic() - started
         if status != 0 and self.clean_up:
             self.execute(self.clean_up, subprocess.DEVNULL)
         said = ANSI.sub("", log.read_text(errors="replace"))
         self.count(said, status)
         verdict = "ok" if status == 0 else "FAILED"
-        print(f"{verdict:7}{self.name:28}{time.monotonic() - started:7.0f} s   {self.passed} passed", flush=True)
+        print(f"{verdict:7}{self.name:28}{self.seconds:7.0f} s   {self.passed} passed", flush=True)
         if status != 0:
             print("\n".join(said.splitlines()[-SHOWN_LINES:]), flush=True)
             print(f"The whole of it: {log.relative_to(ROOT)}", flush=True)
         return self
 
-    def execute(self, command: list[str], output: IO[str] | int) -> int:
-        return subprocess.run(
+    @property
+    def report(self) -> Path:
+        """Where pytest says how long each test took."""
+        return LOGS / f"{self.name.replace(' ', '-')}.xml"
+
+    def execute(self, command: list[str], output: IO[str] | int, look: Callable[[], object] = bool) -> int:
+        """Run a command, and look at what it has written each moment; returns its status."""
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **self.environment},
+            env={**os.environ, "PYTEST_ADDOPTS": f"--junitxml={self.report}", **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        )
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(LOOK_SECONDS)
+            look()
+
+    @property
+    def measured(self) -> dict[str, object]:
+        """How long it took, and its steps and tests; in seconds."""
+        return {"seconds": round(self.seconds, 1), "steps": self.clock.steps, "tests": times.tests(self.report)}
 
     def count(self, said: str, status: int) -> None:
         """Add up pytest's closing lines; a failed check counts as at least one failure."""
@@ -127,6 +153,8 @@ def main(arguments: list[str]) -> int:
             print(error)
             done.append(Check("images", [], failed=1))
         done += checks.result()
+    times.keep({check.name: check.measured for check in done if check.seconds})
+    print(times.report({check.name: check.measured for check in done}), flush=True)
     passed, failed = sum(check.passed for check in done), sum(check.failed for check in done)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
