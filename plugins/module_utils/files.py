@@ -382,21 +382,29 @@ def real(path: str | os.PathLike[str]) -> str:
 def unsafe_folder(path: str | os.PathLike[str], group: int | None = None) -> str:
     """The first folder on the way to a path, itself included, in which others than root can exchange names.
 
+    On the way are also those that hold a link, and those that lead to what it names.
+
     Args:
         path: absolute; what is missing is none.
         group: a group that must not be able to; others that may write are taken to be administrators.
     """
-    names = [name for name in os.path.realpath(path).split("/") if name]
-    for number in range(len(names) + 1):
-        folder = "/" + "/".join(names[:number])
-        try:
-            found = os.lstat(folder)
-        except OSError:
-            break
-        by_group = found.st_mode & stat.S_IWGRP and found.st_gid == group
-        if found.st_uid != 0 or by_group or found.st_mode & stat.S_IWOTH:
-            return folder
+    parts = [part for part in os.fspath(path).split("/") if part]
+    for number in range(len(parts) + 1):
+        real = os.path.realpath("/" + "/".join(parts[:number]))
+        for folder in [*reversed(ancestors(real)), real]:
+            try:
+                found = os.lstat(folder)
+            except OSError:
+                break
+            by_group = found.st_mode & stat.S_IWGRP and found.st_gid == group
+            if found.st_uid != 0 or by_group or found.st_mode & stat.S_IWOTH:
+                return folder
     return ""
+
+
+def ancestors(path: str) -> list[str]:
+    """The folders above a path, the nearest first."""
+    return [] if path == "/" else [os.path.dirname(path), *ancestors(os.path.dirname(path))]
 
 
 def connect(path: str | os.PathLike[str], seconds: float) -> socket.socket:

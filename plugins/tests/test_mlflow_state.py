@@ -182,6 +182,13 @@ def test_folder_in_which_others_could_exchange_what_root_runs_is_told(ours, monk
     assert state.read_exposed(folders, "staff") == {}  # administrators may be a group
     (ours / "opt").chmod(0o777)
     assert state.read_exposed(folders, "staff") == {"mlflow_install_dir": str(ours / "opt")}
+    (ours / "link").symlink_to(ours / "opt")
+    assert state.read_exposed({"a": str(ours / "link" / "mlflow")}, "staff") == {"a": str(ours / "opt")}
+    (ours / "safe").mkdir()
+    (ours / "opt" / "exchanged").symlink_to(ours / "safe")
+    assert state.read_exposed({"a": str(ours / "opt" / "exchanged")}, "staff") == {"a": str(ours / "opt")}
+    (ours / "trusted").symlink_to(ours / "safe")
+    assert state.read_exposed({"a": str(ours / "trusted" / "mlflow")}, "staff") == {}
 
 
 def test_file_that_is_a_link_of_the_services_has_no_owner_and_no_revision(tmp_path):
