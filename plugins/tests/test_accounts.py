@@ -259,6 +259,15 @@ def test_no_permission_on_what_does_not_exist_is_what_there_is():
     assert (recorded.asked, recorded.errors, recorded.waiting) == ([], [], [])
 
 
+@pytest.mark.parametrize("answer", [b"[]", b"5", b"{", b'{"users": 5}', b'{"users": [{"name": "x"}]}', b"\xff"])
+def test_answer_that_is_none_of_mlflows_is_one_sentence(runtime_folder, monkeypatch, answer):
+    """The server may be somebody else's by now."""
+    local_key.write("admin")
+    monkeypatch.setattr(check.Server, "request", lambda *_, **__: answer)
+    done = users.reconcile(users.Wanted("http://nowhere", "admin", "/nowhere"), pretend=False)
+    assert done == {"changed": [], "errors": ["the server answers what MLflow does not."], "waiting": []}
+
+
 def test_what_is_pretended_is_told_and_not_done():
     recorded = Recorded(pretend=True)
     recorded.reconcile(wanted(admin=True, password="another one"), {"alice": False})
