@@ -190,7 +190,7 @@ database:
 store:
   description: >-
     C(name) of the backend store that is in use, without secrets, empty where there is none yet; and
-    C(settings), the file that has the settings for it.
+    C(settings), the file that has the settings for it, empty where no file has them.
   returned: always
   type: dict
 """
@@ -475,7 +475,9 @@ def read_store(wanted, units, pending):
     database = os.path.join(wanted["data_dir"], "mlflow.db")
     name = running or next((variable(STORE, read(path)) for path in paths if os.path.exists(path)), "")
     name = name or ("sqlite:///" + database if os.path.exists(database) else "")
-    settings = next((path for path in paths if variable(STORE, read(path)) == name), wanted["settings"])
+    # Settings of another store would have the wrong one asked what it holds.
+    paths += [wanted["settings"]]
+    settings = next((path for path in paths if os.path.exists(path) and variable(STORE, read(path)) == name), "")
     return {"name": name, "settings": settings}
 
 

@@ -107,6 +107,22 @@ def test_settings_of_a_store_that_never_served_do_not_hide_the_data_that_are_the
     assert state.read_store(wanted, NOT_RUNNING, pending)["name"] == f"sqlite:///{tmp_path}/mlflow.db"
 
 
+def test_no_other_stores_settings_are_taken_for_those_of_the_data_that_are_there(wanted, tmp_path):
+    """What they name would be asked in its place what it holds, and the data would be left unasked."""
+    (tmp_path / "mlflow.db").touch()
+    pending = {wanted["settings"]: {"exists": False}}
+    assert state.read_store(wanted, NOT_RUNNING, pending)["settings"] == ""
+    os.unlink(wanted["settings"])
+    assert state.read_store(wanted, NOT_RUNNING, {})["settings"] == ""
+
+
+def test_settings_of_a_first_start_that_failed_are_those_of_the_data_that_it_made(wanted, tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    settings(tmp_path / "mlflow.env", f"sqlite:///{tmp_path}/mlflow.db")
+    pending = {wanted["settings"]: {"exists": False}}
+    assert state.read_store(wanted, NOT_RUNNING, pending)["settings"] == wanted["settings"]
+
+
 def test_store_whose_rows_are_not_taken_over_yet_is_still_in_use(wanted, tmp_path):
     previous = settings(tmp_path / "previous.env", "sqlite:////old.db")
     assert state.read_store(wanted, NOT_RUNNING, {}) == {"name": "sqlite:////old.db", "settings": previous}
