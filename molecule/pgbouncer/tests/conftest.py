@@ -24,7 +24,9 @@ while not stop.wait(0.005):
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         with open(path) as file:
             rows = [line.split() for line in file.readlines()[1:]]
-        here += [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "01"]  # established
+        # Each once: where connections come and go meanwhile, the kernel may show one twice.
+        established = {(row[1], row[2]) for row in rows if row[3] == "01"}
+        here += [int(local.rpartition(":")[2], 16) for local, _ in established]
     most = {port: max(most[port], here.count(port)) for port in ports}
 print(json.dumps([most[port] for port in ports]))
 """
