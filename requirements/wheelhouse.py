@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "roles" / "mlflow" / "files" / "locks"
 PYTHONS = ["3.11", "3.13"]  # of Debian 12 and 13
-sys.path.append(str(ROOT / "plugins" / "filter"))
+sys.path.append(str(ROOT / "plugins" / "module_utils"))
 
-import mlflow as filters  # noqa: E402  the role's own filters
+import wheels  # noqa: E402  the role's own
 
 
 class Failure(Exception):
@@ -63,10 +63,10 @@ def download(folder: Path, lock: str, wanted: list[str], python: str, machine: s
     """Have pip fetch those packages of the lock that are wanted (name==version)."""
     lines = [
         f"{package.name}{package.specifier} {hashes}\n"
-        for package, hashes in filters.locked(lock)
+        for package, hashes in wheels.locked(lock)
         if package.name + str(package.specifier) in wanted
     ]
-    platforms = [f"--platform={name}" for name in filters.wheel_platforms(machine)]
+    platforms = [f"--platform={name}" for name in wheels.wheel_platforms(machine)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.writelines(lines)
         file.flush()
@@ -87,7 +87,7 @@ def download(folder: Path, lock: str, wanted: list[str], python: str, machine: s
 
 def found(folder: Path, lock: str, python: str, machine: str) -> dict[str, list]:
     """What the folder has of the lock by now, and lacks."""
-    return filters.wheels(lock, (file.name for file in folder.iterdir()), python, machine)
+    return wheels.wheels(lock, (file.name for file in folder.iterdir()), python, machine)
 
 
 def fill(folder: Path, lock: Path, pythons: list[str], machine: str, extra: list[str]) -> list[Path]:

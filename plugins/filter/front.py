@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import urllib.parse
 from collections.abc import Iterable, Mapping
 
+from ansible_collections.mlops.mlflow.plugins.module_utils import postgres_address
+from ansible_collections.mlops.mlflow.plugins.module_utils.settings import is_true
+
 HTTPS = 443
-POSTGRES_PORT = 5432
 MLFLOW_PORT = 5001  # the default of mlflow_port; a role's defaults are not among other hosts' variables
 WORKERS = 4  # of a server whose inventory leaves them to the role
 POOLED = 50  # connections of a pooler to each database: the default of pgbouncer_server_connections
@@ -83,25 +84,8 @@ def shared_store(known: Mapping, postgres_host: str = "") -> tuple:
         known: Ansible's variables of the server.
         postgres_host: what ``mlflow_postgres_host`` is where the inventory does not say it.
     """
-    if known.get("mlflow_backend_store") != "postgresql":
-        return ()
-    given = str(known.get("mlflow_postgres_connection_string") or "")
-    try:
-        parts = urllib.parse.urlsplit(given)
-        options = urllib.parse.parse_qs(parts.query)
-        port = parts.port or options.get("port", [0])[0] or known.get("mlflow_postgres_port") or POSTGRES_PORT
-        port = int(port)
-    except ValueError:  # no address: the role's preflight says what is wrong with it
-        return ()
-    host = known.get("mlflow_postgres_host") or postgres_host
-    if given:
-        host = parts.hostname or options.get("host", [""])[0]
-    if past_pooler(known):
-        host = known["mlflow_postgres_direct_host"]
-        port = int(known.get("mlflow_postgres_direct_port") or POSTGRES_PORT)
-    host, database = str(host or ""), parts.path.strip("/") or str(known.get("mlflow_postgres_database") or "mlflow")
-    is_here = not host or is_local(host)
-    return () if is_here else (host, port, database)
+    address = postgres_address.of_server(known, postgres_host or postgres_address.SOCKET_FOLDER)
+    return () if address is None or address.is_here else (address.host.lower(), address.port, address.database)
 
 
 def same_store(server: str, hostvars: Mapping[str, Mapping], servers: Iterable[str], postgres_host: str = "") -> list:
@@ -164,7 +148,11 @@ def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poo
 def uses_database(known: Mapping) -> bool:
     """Whether an MLflow server, by its variables, uses a PostgreSQL on another machine by its single settings."""
     alone = is_true(known.get("postgresql_install")) or known.get("mlflow_postgres_connection_string")
-    return known.get("mlflow_backend_store") == "postgresql" and not alone and not is_local(database_host(known))
+    return (
+        known.get("mlflow_backend_store") == "postgresql"
+        and not alone
+        and not postgres_address.is_local(database_host(known))
+    )
 
 
 def database_host(known: Mapping) -> str:
@@ -189,7 +177,7 @@ def pooler_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping]) -> di
     """
     those = [server for server in servers if past_pooler(hostvars[server])]
     known = hostvars[those[0]] if those else {}
-    port = int(known.get("mlflow_postgres_direct_port") or POSTGRES_PORT)
+    port = int(known.get("mlflow_postgres_direct_port") or postgres_address.PORT)
     itself = {"host": str(known.get("mlflow_postgres_direct_host") or ""), "port": port}
     wanted = database_wanted(those, hostvars)
     return {
@@ -231,16 +219,6 @@ def connections_wanted(known: Mapping) -> int:
     pools = 2 + is_true(known.get("mlflow_jobs_enabled")) + is_true(known.get("mlflow_auth_enabled"))
     size = int(known.get("mlflow_database_pool_size", 10)) + int(known.get("mlflow_database_pool_overflow", 10))
     return (int(known.get("mlflow_workers") or 0) or WORKERS) * pools * size + SPARE
-
-
-def is_local(host: str) -> bool:
-    """Whether a PostgreSQL's host is a folder with its socket, or loopback."""
-    return host.startswith(("/", "127.")) or host in LOOPBACK
-
-
-def is_true(value: object) -> bool:
-    """Whether Ansible takes a value from an inventory or the command line as true."""
-    return str(value).lower() in ("true", "yes", "on", "1", "y", "t")
 
 
 FILTERS = (front_names, front_origins, front_peers, front_server, same_store)

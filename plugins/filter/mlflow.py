@@ -6,13 +6,43 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from packaging import tags  # which ansible-core needs as well
-from packaging.markers import default_environment
-from packaging.requirements import Requirement
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation, postgres_address
+from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings
+
+
+def mlflow_follows(settings: Mapping, role_path: str, state: Mapping, told: Mapping) -> dict[str, object]:
+    """What follows from the settings, and from the machine's state where it has been read; see mlflow_installation.py.
+
+    Args:
+        settings: all of the role, by the lookup ``settings``.
+        role_path: the role's folder.
+        state: what the module mlflow_state found, or nothing.
+        told: what a playbook knows of other machines, and what is special to the system.
+    """
+    return mlflow_installation.follows(MlflowSettings(settings, role_path), state, told)
+
+
+def installation(settings: Mapping, role_path: str, state: Mapping, told: Mapping) -> mlflow_installation.Installation:
+    return mlflow_installation.Installation(MlflowSettings(settings, role_path), state, told)
+
+
+def mlflow_wheels(settings: Mapping, role_path: str, state: Mapping, told: Mapping) -> list[str]:
+    """Names of the files in the wheelhouse that the release needs; the arguments are those of `mlflow_follows`."""
+    return installation(settings, role_path, state, told).wheels["files"]
+
+
+def mlflow_service_files(role_path: str) -> dict[str, str]:
+    """The program on the machine, as a release carries it; see mlflow_installation.py."""
+    return mlflow_installation.service_files(Path(role_path))
+
+
+def database_is_here(settings: Mapping) -> bool:
+    """Whether a server's metadata are on its own machine, by its settings or by Ansible's variables of the host."""
+    address = postgres_address.of_server(settings)
+    return settings.get("mlflow_backend_store") != "postgresql" or (address is not None and address.is_here)
 
 
 def env_line(value: object, name: str) -> str:
@@ -37,25 +67,6 @@ def systemd_argument(value: object) -> str:
     return '"%s"' % text.replace("$", "$$").replace("%", "%%")
 
 
-def allowed_hosts(names: Iterable[str]) -> list[str]:
-    """The patterns that make MLflow accept each name with and without a port.
-
-    MLflow compares the whole Host header: entries with ``*`` by fnmatch, in which ``[`` opens a
-    set of characters, all others letter by letter. A name that carries a port, or ``*`` alone,
-    stays as it is. Source: mlflow/server/security_utils.py, is_allowed_host_header.
-
-    Args:
-        names: host names, patterns, IPv4 addresses and IPv6 addresses in brackets.
-    """
-    patterns: list[str] = []
-    for name in names:
-        patterns.append(name)
-        has_port = re.search(r":[\d*]+$", re.sub(r"^\[.*\]", "", name))
-        if name != "*" and not has_port:
-            patterns.append(re.sub(r"^\[", "[[]", name) + ":*")
-    return list(dict.fromkeys(patterns))
-
-
 def passfile_line(password: object, user: str) -> str:
     """The line of a file for libpq's ``passfile`` with which a user logs in to any server.
 
@@ -66,37 +77,6 @@ def passfile_line(password: object, user: str) -> str:
         user: the user's name.
     """
     return "*:*:*:%s\n" % ":".join(re.sub(r"([\\:])", r"\\\1", str(text)) for text in (user, password))
-
-
-def postgres_uri(connection_string: str) -> str:
-    """A PostgreSQL connection string as SQLAlchemy wants it, with the installed driver named.
-
-    SQLAlchemy 2.1 takes a bare ``postgresql://`` for psycopg 3 and does not know ``postgres://``.
-    User, password, host, database and options stay as they are.
-    """
-    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg2://", connection_string.strip())
-
-
-def store_name(uri: str, **parts: object) -> str:
-    """A store by a name that may be shown: no user, no password, no options.
-
-    Args:
-        uri: of the store. What it leaves out comes from ``host``, ``port`` and ``database``. Where it leads to a
-            pooler, ``direct`` is the host and port of the server itself, such as ``db.example.com:5432``.
-    """
-    found = re.match(r"(?P<scheme>\w+)(?:\+\w+)?://(?:.*@)?(?P<place>[^/?]*)/?(?P<name>[^?]*)\??(?P<options>.*)$", uri)
-    if found is None or found["scheme"] != "postgresql":
-        return uri
-    options = urllib.parse.parse_qs(found["options"])
-    host, _, port = found["place"].rpartition(":") if ":" in found["place"] else (found["place"], "", "")
-    host = options.get("host", [host])[0] or parts.get("host")
-    port = port or options.get("port", [""])[0] or parts.get("port")
-    database = found["name"] or options.get("dbname", [""])[0] or parts.get("database")
-    if parts.get("direct"):
-        host, _, port = str(parts["direct"]).rpartition(":")
-    if str(host).startswith("/"):  # the folder of a Unix socket
-        return f"postgresql:///{database}?host={host}&port={port}"
-    return f"postgresql://{host}:{port}/{database}"
 
 
 def connection_pool(wanted: dict, workers: int, engines: int, available: int) -> dict:
@@ -142,103 +122,6 @@ def brought_files(wanted: Iterable[dict], contents: dict[str, str]) -> dict[str,
         elif source:
             files[file["path"]] = {"copy_of": source}
     return files
-
-
-def other_database(uri: str, database: str) -> str:
-    """The URI of another database on the same server, with the same user, password and options.
-
-    Args:
-        uri: for SQLAlchemy, such as ``postgresql+psycopg2://user:password@host/one?sslmode=require``.
-        database: the other one's name.
-    """
-    address, _, options = uri.partition("?")
-    scheme, _, rest = address.partition("://")
-    kept = [option for option in options.split("&") if option and not option.startswith("dbname=")]
-    other = "%s://%s/%s" % (scheme, rest.partition("/")[0], urllib.parse.quote(database, safe=""))
-    return "?".join([other, "&".join(kept)] if kept else [other])
-
-
-PASSWORD_MINIMUM = 12  # MLflow's; see _validate_password in mlflow/utils/validation.py
-PUBLIC_PASSWORD = "password1234"  # what MLflow's admin had in older versions, and which it refuses
-USER_KEYS = {"name", "password", "admin", "state", "permissions"}
-PERMISSION_KINDS = ("experiments", "registered_models")
-
-
-def wrong_password(password: object, whose: str) -> str:
-    """A sentence about a password that MLflow would not take, without the password; empty where it is right."""
-    text = str(password)
-    if len(text) < PASSWORD_MINIMUM:
-        return "%s has fewer than %d characters, which MLflow refuses; take a longer one." % (whose, PASSWORD_MINIMUM)
-    if text == PUBLIC_PASSWORD:
-        return "%s is the one that everybody knows from older versions of MLflow; take another one." % whose
-    if not text.isascii() or not text.isprintable():
-        return "%s has characters beyond ASCII, which MLflow can't read in every request; take others." % whose
-    return ""
-
-
-def wrong_users(users: list, admin: str, permissions: list[str]) -> list[str]:
-    """Sentences about entries of ``mlflow_users`` that can't be, without a password in them.
-
-    Args:
-        users: the setting.
-        admin: name of the admin, who is none of them.
-        permissions: names that MLflow knows.
-    """
-    found: list[str] = []
-    seen: set[str] = set()
-    for number, user in enumerate(users, 1):
-        if not isinstance(user, dict) or not str(user.get("name") or "").strip():
-            found.append("Entry %d of mlflow_users has no name." % number)
-            continue
-        name = str(user["name"])
-        found += wrong_user(user, name, permissions)
-        if name in seen:
-            found.append("mlflow_users has %s twice." % name)
-        if name == admin:
-            found.append(
-                "mlflow_users has %s, who is the admin of mlflow_auth_admin_username; "
-                "that one's password is mlflow_auth_admin_password." % name
-            )
-        seen.add(name)
-    return found
-
-
-def wrong_user(user: dict, name: str, permissions: list[str]) -> list[str]:
-    """The same about one entry that has a name."""
-    who = "mlflow_users: %s" % name
-    found = []
-    if re.search(r"[:\s]", name) or not name.isascii() or not name.isprintable():
-        found.append("%s is no name that can be sent as one; it has neither a colon nor a space and is ASCII." % who)
-    if unknown := sorted(str(key) for key in user if key not in USER_KEYS):
-        found.append("%s has %s, which is none of %s." % (who, unknown[0], ", ".join(sorted(USER_KEYS))))
-    state = user.get("state", "present")
-    if state not in ("present", "absent"):
-        found.append("%s has the state %s; it is present or absent." % (who, state))
-    if state == "present" and not user.get("password"):
-        found.append("%s has no password." % who)
-    elif state == "present" and (
-        wrong := wrong_password(user["password"], "The password of %s in mlflow_users" % name)
-    ):
-        found.append(wrong)
-    if not isinstance(user.get("admin", False), bool):
-        found.append("%s has an admin that is neither true nor false." % who)
-    given = user.get("permissions") or {}
-    if not isinstance(given, dict) or not all(isinstance(things or {}, dict) for things in given.values()):
-        found.append(
-            "%s has permissions in another form than {experiments: {NAME: READ}, registered_models: {NAME: READ}}."
-            % who
-        )
-        return found
-    for kind, things in given.items():
-        if kind not in PERMISSION_KINDS:
-            found.append("%s has permissions on %s; they are on %s." % (who, kind, " or ".join(PERMISSION_KINDS)))
-            continue
-        found += [
-            "%s has the permission %s on %s; take one of %s." % (who, permission, thing, ", ".join(permissions))
-            for thing, permission in (things or {}).items()
-            if permission not in permissions
-        ]
-    return found
 
 
 SECRET_LENGTH = 48  # random letters, digits, - and _: 288 bits
@@ -288,91 +171,11 @@ def change_waits(result: dict) -> str:
     return "ended" if report.get("ended") else report.get("waits", "")
 
 
-# The oldest C library of the systems that MLflow has a Python for is that of RHEL 9: glibc 2.34.
-# What wheels called 2.17, 2.12 and 2.5 before PEP 600 is beside them.
-MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-GLIBC_MINORS = range(34, 4, -1)
-
-
-def wheel_platforms(machine: str) -> list[str]:
-    """Platforms of wheels that run on a machine, such as ``x86_64``, with Linux and glibc; best first."""
-    names = [name for minor in GLIBC_MINORS for name in ("manylinux_2_%d" % minor, MANYLINUX.get(minor)) if name]
-    return ["%s_%s" % (name, machine) for name in [*names, "linux"]]
-
-
-def locked(lock: str) -> Iterator[tuple[Requirement, str]]:
-    """The packages of a requirement file with hashes, each with its ``--hash=`` options; other options are left out."""
-    for line in re.sub(r"\\\n", " ", re.sub(r"(?m)(^|\s)#.*$", "", lock)).splitlines():
-        requirement, hashes, rest = line.partition("--hash=")
-        if requirement.strip() and not requirement.lstrip().startswith("-"):
-            yield Requirement(requirement.strip()), hashes + rest
-
-
-def is_for(requirement: Requirement, python: str, machine: str) -> bool:
-    """Whether the requirement's marker lets it be installed; a bound between patch releases counts as both."""
-    linux = {**default_environment(), "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
-    cpython = {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
-    there = {**linux, **cpython, "platform_machine": machine, "python_version": python}
-    return requirement.marker is None or any(
-        requirement.marker.evaluate({**there, "python_full_version": "%s.%d" % (python, patch)}) for patch in (0, 99)
-    )
-
-
-def wheels(lock: str, files: Iterable[str], python: str, machine: str, extra: Iterable[str] = ()) -> dict[str, list]:
-    """Which files of a wheelhouse an installation needs, and what it lacks.
-
-    Args:
-        lock: text of the requirements, each with one version.
-        files: names of the files in the wheelhouse.
-        python: version of the interpreter, such as ``3.11``.
-        machine: processor, as ``uname -m`` tells it.
-        extra: requirements on top of the lock. What these need in turn is not known before it is resolved, so each
-            wheel of a package that the lock does not install belongs to it.
-
-    Returns:
-        ``files``, names of the wheels, and ``missing``, requirements for which there is none.
-    """
-    version = tuple(int(part) for part in python.split("."))
-    platforms = wheel_platforms(machine)
-    interpreter = "cp%d%d" % version
-    supported = [
-        *tags.cpython_tags(version, [interpreter], platforms),
-        *tags.compatible_tags(version, interpreter, platforms),
-    ]
-    rank = {tag: number for number, tag in enumerate(supported)}
-    there: dict[str, list[tuple]] = {}  # by package: version, rank and name of each wheel that fits
-    for file in files:
-        try:
-            name, found, _build, file_tags = parse_wheel_filename(file)
-        except InvalidWheelFilename:
-            continue
-        if ranks := [rank[tag] for tag in file_tags if tag in rank]:
-            there.setdefault(name, []).append((found, min(ranks), file))
-    needed: dict[str, str] = {}
-    missing: list[str] = []
-    extra = [Requirement(text.partition("--hash=")[0].strip()) for text in extra]
-    for requirement in [*(one for one, _hashes in locked(lock)), *extra]:
-        if not is_for(requirement, python, machine):
-            continue
-        name = canonicalize_name(requirement.name)
-        fitting = [
-            wheel
-            for wheel in there.get(name, [])
-            if not requirement.url and requirement.specifier.contains(wheel[0], True)
-        ]
-        if not fitting:
-            missing.append(requirement.name + str(requirement.specifier))
-        elif requirement not in extra:
-            needed[name] = min(fitting, key=lambda wheel: wheel[1])[2]
-    others = [wheel[2] for name, found in there.items() if name not in needed for wheel in found] if extra else []
-    return {"files": sorted([*needed.values(), *others]), "missing": missing}
-
-
 class FilterModule:
     """Ansible's way to find the filters."""
 
     def filters(self) -> dict:
-        named = (env_line, systemd_argument, allowed_hosts, postgres_uri, store_name, connection_pool, brought_files)
-        accounts = (other_database, wrong_password, wrong_users, secret_files, secrets_read)
-        named += (change_waits, wheels, passfile_line)
-        return {function.__name__: function for function in named + accounts}
+        of_the_role = (mlflow_follows, mlflow_wheels, mlflow_service_files)
+        of_stores = (database_is_here, connection_pool)
+        of_files = (env_line, systemd_argument, passfile_line, brought_files, secret_files, secrets_read)
+        return {function.__name__: function for function in (*of_the_role, *of_stores, *of_files, change_waits)}

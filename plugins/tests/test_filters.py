@@ -6,6 +6,7 @@ import subprocess
 import front
 import mlflow as filters
 import pytest
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation
 
 ODD = [
     "plain",
@@ -42,7 +43,7 @@ def accepted(patterns, host):
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "[fd00::5]", "mlflow-service", "a.example.com"])
 def test_name_is_accepted_with_and_without_a_port(host):
-    patterns = filters.allowed_hosts(
+    patterns = mlflow_installation.allowed_hosts(
         ["localhost", "127.0.0.1", "[::1]", "[fd00::5]", "mlflow-service", "*.example.com"]
     )
     assert accepted(patterns, host)
@@ -51,60 +52,16 @@ def test_name_is_accepted_with_and_without_a_port(host):
 
 @pytest.mark.parametrize("host", ["evil.com", "localhost.evil.com", "xlocalhost", ":5001", "::1"])
 def test_other_names_are_not_accepted(host):
-    assert not accepted(filters.allowed_hosts(["localhost", "127.0.0.1", "[::1]"]), host)
+    assert not accepted(mlflow_installation.allowed_hosts(["localhost", "127.0.0.1", "[::1]"]), host)
 
 
 def test_name_with_a_port_is_accepted_at_that_port_only():
-    patterns = filters.allowed_hosts(["a.example.com:8443"])
+    patterns = mlflow_installation.allowed_hosts(["a.example.com:8443"])
     assert patterns == ["a.example.com:8443"]
 
 
 def test_every_name_stands_once():
-    assert filters.allowed_hosts(["*", "a", "a"]) == ["*", "a", "a:*"]
-
-
-@pytest.mark.parametrize(
-    "given, expected",
-    [
-        ("postgresql://u:p%40s@h:5433/d?sslmode=require", "postgresql+psycopg2://u:p%40s@h:5433/d?sslmode=require"),
-        ("postgres://h/d", "postgresql+psycopg2://h/d"),
-        ("postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
-        ("", ""),
-    ],
-)
-def test_connection_string_names_the_installed_driver_and_keeps_the_rest(given, expected):
-    assert filters.postgres_uri(given) == expected
-
-
-SETTINGS = {"host": "db1", "port": 5432, "database": "mlflow"}
-
-
-@pytest.mark.parametrize(
-    "uri, parts, name",
-    [
-        ("sqlite:////var/lib/mlflow/mlflow.db", SETTINGS, "sqlite:////var/lib/mlflow/mlflow.db"),
-        ("postgresql+psycopg2://?keepalives_idle=30", SETTINGS, "postgresql://db1:5432/mlflow"),
-        ("postgresql+psycopg2://u:p%40@h:5433/d?sslmode=require", SETTINGS, "postgresql://h:5433/d"),
-        (
-            "postgresql+psycopg2://u:p@/d?host=/cloudsql/p:r:i",
-            SETTINGS,
-            "postgresql:///d?host=/cloudsql/p:r:i&port=5432",
-        ),
-        (
-            "postgresql+psycopg2://?keepalives_idle=30",
-            {**SETTINGS, "host": "/var/run/postgresql"},
-            "postgresql:///mlflow?host=/var/run/postgresql&port=5432",
-        ),
-        (
-            "postgresql+psycopg2://?keepalives_idle=30",
-            {**SETTINGS, "direct": "db2:5433"},
-            "postgresql://db2:5433/mlflow",
-        ),
-        ("postgresql+psycopg2://u:p@pooler:6432/d", {**SETTINGS, "direct": "::1:5432"}, "postgresql://::1:5432/d"),
-    ],
-)
-def test_store_is_named_without_user_password_and_options(uri, parts, name):
-    assert filters.store_name(uri, **parts) == name
+    assert mlflow_installation.allowed_hosts(["*", "a", "a"]) == ["*", "a", "a:*"]
 
 
 POOL = {"size": 10, "overflow": 10, "requests": 4}
@@ -139,73 +96,6 @@ def test_files_come_from_the_control_node_or_the_machine_or_not_at_all():
     }
 
 
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        ("postgresql+psycopg2://?keepalives_idle=30", "postgresql+psycopg2:///mlflow_auth?keepalives_idle=30"),
-        (
-            "postgresql+psycopg2://u:p%40s%2F@db:5433/one?sslmode=require",
-            "postgresql+psycopg2://u:p%40s%2F@db:5433/mlflow_auth?sslmode=require",
-        ),
-        ("postgresql+psycopg2://u@db/one", "postgresql+psycopg2://u@db/mlflow_auth"),
-        ("postgresql+psycopg2://u@db", "postgresql+psycopg2://u@db/mlflow_auth"),
-        ("postgresql+psycopg2:///?host=/run/pg&dbname=one", "postgresql+psycopg2:///mlflow_auth?host=/run/pg"),
-    ],
-)
-def test_other_database_keeps_server_user_password_and_options(uri, expected):
-    assert filters.other_database(uri, "mlflow_auth") == expected
-
-
-PERMISSIONS = ["READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"]
-ALICE = {"name": "alice", "password": "correct horse battery"}
-
-
-def wrong(*users):
-    return " ".join(filters.wrong_users(list(users), "admin", PERMISSIONS))
-
-
-def test_users_in_every_right_form_pass():
-    full = {
-        **ALICE,
-        "admin": True,
-        "state": "present",
-        "permissions": {"experiments": {"a b": "READ", "*": "USE"}, "registered_models": None},
-    }
-    assert wrong(full, {"name": "bob", "state": "absent"}) == ""
-
-
-@pytest.mark.parametrize(
-    ("user", "sentence"),
-    [
-        ({"password": "correct horse battery"}, "Entry 1 of mlflow_users has no name."),
-        ("alice", "Entry 1 of mlflow_users has no name."),
-        ({**ALICE, "name": "admin"}, "the admin of mlflow_auth_admin_username"),
-        ({**ALICE, "name": "a:b"}, "neither a colon nor a space"),
-        ({**ALICE, "name": "zoë"}, "is ASCII"),
-        ({"name": "alice"}, "alice has no password"),
-        ({"name": "alice", "password": "too short"}, "fewer than 12 characters"),
-        ({"name": "alice", "password": "password1234"}, "everybody knows"),
-        ({"name": "alice", "password": "pässword long enough"}, "beyond ASCII"),
-        ({**ALICE, "state": "gone"}, "present or absent"),
-        ({**ALICE, "admin": "yes"}, "neither true nor false"),
-        ({**ALICE, "permision": {}}, "has permision, which is none of"),
-        ({**ALICE, "permissions": {"experiments": {"churn": "WRITE"}}}, "the permission WRITE on churn; take one of READ"),
-        ({**ALICE, "permissions": {"models": {"churn": "READ"}}}, "permissions on models; they are on experiments or"),
-        ({**ALICE, "permissions": {"experiments": ["churn"]}}, "in another form"),
-        ({**ALICE, "permissions": ["churn"]}, "in another form"),
-    ],
-)  # fmt: skip
-def test_user_that_can_not_be_is_named_in_a_sentence_without_the_password(user, sentence):
-    said = wrong(user)
-    assert sentence in said
-    assert "correct horse" not in said
-    assert "long enough" not in said
-
-
-def test_user_named_twice_is_refused():
-    assert "mlflow_users has alice twice." in wrong(ALICE, ALICE)
-
-
 def test_given_secrets_are_written_and_others_made_on_the_machine():
     secrets = [
         {"name": "admin_password", "value": "", "root_only": True},
@@ -217,14 +107,6 @@ def test_given_secrets_are_written_and_others_made_on_the_machine():
         {"path": "/etc/mlflow/secrets/flask-secret-key", "secret": "given", "group": "mlflow", "mode": "0640"},
         {"path": "/etc/mlflow/secrets/kek-passphrase", "random": 48, "renew": True, "group": "mlflow", "mode": "0640"},
     ]
-
-
-@pytest.mark.parametrize(
-    ("password", "word"), [("short", "fewer than 12"), ("password1234", "everybody knows"), ("long enough for it", "")]
-)
-def test_admins_password_is_refused_by_the_settings_name(password, word):
-    said = filters.wrong_password(password, "mlflow_auth_admin_password")
-    assert (word in said) and bool(said) == bool(word)
 
 
 HOSTS = {

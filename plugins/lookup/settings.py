@@ -1,0 +1,53 @@
+# Copyright the authors of this repository
+# SPDX-License-Identifier: Apache-2.0
+"""A lookup of a role's settings, for rules and derivations in Python."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ansible.plugins.lookup import LookupBase
+
+DOCUMENTATION = """
+name: settings
+short_description: All public settings of a role, as a dictionary
+description:
+  - The settings are those that the role's C(defaults/main.yml) names; their values are what Ansible has for them now.
+options:
+  _terms:
+    description: Path of the role, one.
+    type: list
+    elements: path
+    required: true
+  matching:
+    description: A regular expression; only settings whose names it matches from the start are looked up.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = """
+- name: Refuse settings that are wrong in themselves
+  ansible.builtin.fail:
+    msg: "{{ wrong | join(' ') }}"
+  when: wrong | length > 0
+  vars:
+    wrong: "{{ lookup('mlops.mlflow.settings', role_path) | mlops.mlflow.wrong_settings(role_path) }}"
+"""
+
+RETURN = """
+_raw:
+  description: One dictionary; each setting by its name.
+  type: list
+  elements: dict
+"""
+
+
+class LookupModule(LookupBase):
+    """Ansible's entry point."""
+
+    def run(self, terms: list, variables: dict | None = None, **options: object) -> list:
+        self.set_options(var_options=variables, direct=options)
+        defaults = self._loader.load_from_file(os.path.join(str(terms[0]), "defaults", "main.yml"))
+        names = [name for name in defaults if re.match(self.get_option("matching"), name)]
+        return [{name: self._templar.template(variables[name]) for name in names}]
