@@ -277,24 +277,8 @@ def test_removal_of_deleted_runs_ends_with_the_server_and_does_not_begin_without
 
 
 REFUSED = [
-    ({"mlflow_backup_dir": "backups"}, "mlflow_backup_dir is backups; it must be an absolute path"),
-    (
-        {"mlflow_backup_dir": "/var/lib/mlflow/backups"},
-        "in /var/lib/mlflow; backups must not go with what they are of",
-    ),
-    ({"mlflow_backup_dir": "/root/backups"}, "where a backup could not be written or would not last"),
+    ({"mlflow_backup_dir": "/var/lib/mlflow/backups"}, "in /var/lib/mlflow; backups must not go with what they are of"),
     ({"mlflow_backup_schedule": "every night"}, "systemd can't read the schedule every night"),
-    ({"mlflow_backup_keep": 0}, "mlflow_backup_keep is 0; at least the newest backup stays"),
-    ({"mlflow_backup_location": "s3://bucket"}, "mlflow_backup_location is s3://bucket; it is gs:// with a bucket"),
-    (
-        {"mlflow_backup_artifacts": True, "mlflow_artifacts_location": "gs://elsewhere"},
-        "mlflow_backup_artifacts is true, but the artifacts are in gs://elsewhere",
-    ),
-    (
-        {"mlflow_backup_location": "gs://one/a/b", "mlflow_artifacts_location": "gs://one/a"},
-        "mlflow_backup_location is gs://one/a/b, in the artifact store, where clients could read backups",
-    ),
-    ({"mlflow_gc_older_than": "a month"}, "mlflow_gc_older_than is a month; it has days, hours"),
 ]
 
 

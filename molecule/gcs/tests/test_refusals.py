@@ -99,7 +99,6 @@ ELSEWHERE = {"mlflow_gcp_auth": "key_file", "mlflow_gcp_key_file": "/nowhere.jso
 NO_LOGIN = {"mlflow_gcp_auth": "user", "mlflow_gcp_project": "p", "mlflow_gcp_user_credentials_file": "/nowhere.json"}
 
 REFUSED: dict[str, tuple[Callable[[Stage], dict], str]] = {
-    "no key named": (lambda stage: {"mlflow_gcp_auth": "key_file"}, "so mlflow_gcp_key_file must name a service"),
     "no such key file": (lambda stage: ELSEWHERE, "mlflow_gcp_key_file names /nowhere.json, which is a file neither"),
     "no such login": (lambda stage: NO_LOGIN, "mlflow_gcp_user_credentials_file names /nowhere.json, which is a file"),
     "not JSON": (lambda stage: stage.text("no key {"), "is not JSON, and it has to be what Google gave out, unchanged"),
@@ -122,10 +121,8 @@ REFUSED: dict[str, tuple[Callable[[Stage], dict], str]] = {
         lambda stage: stage.fields(private_key=PEM),
         "it was cut or changed): set mlflow_gcp_key_private_key",
     ),
-    "fields without an e-mail": (lambda stage: stage.fields(client_email=""), "so mlflow_gcp_key_client_email must be"),
     "deleted key": (lambda stage: stage.key(revoked="key"), NEW_KEY),
     "deleted account": (lambda stage: stage.key(revoked="account"), "it was deleted or disabled: enable it, or set"),
-    "login without project": (lambda stage: stage.login(project=""), "mlflow_gcp_project must be set: a person's"),
     "revoked login": (lambda stage: stage.login(revoked=True), LOGIN),
     "no such bucket": (
         lambda stage: {**stage.key(), "mlflow_artifacts_location": "gs://no-such-bucket"},
