@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation, postgres_address
+from ansible_collections.mlops.mlflow.plugins.module_utils import (
+    mlflow_change,
+    mlflow_installation,
+    mlflow_stores,
+    postgres_address,
+)
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings
 
 
@@ -79,30 +83,6 @@ def passfile_line(password: object, user: str) -> str:
     return "*:*:*:%s\n" % ":".join(re.sub(r"([\\:])", r"\\\1", str(text)) for text in (user, password))
 
 
-def connection_pool(wanted: dict, workers: int, engines: int, available: int) -> dict:
-    """The connection pool of each worker's engines, cut to what the database server has for us.
-
-    A request can need a second connection while it holds the first, so fewer requests at once go
-    with a smaller pool.
-
-    Args:
-        wanted: ``size``, ``overflow`` and ``requests`` (at once, for each worker) as set.
-        workers: processes with pools of their own.
-        engines: pools in each worker.
-        available: connections that the server has for us; 0 where there is no limit.
-
-    Returns:
-        The same keys, and ``cut``: whether less than wanted was there.
-    """
-    total = wanted["size"] + wanted["overflow"]
-    share = min(total, available // (workers * engines)) if available else total
-    if share == total:
-        return {**wanted, "cut": False}
-    size = max(1, min(wanted["size"], share - 1))
-    overflow = max(1, share - size)  # MLflow takes 0 for "not set"
-    return {"size": size, "overflow": overflow, "requests": max(1, min(wanted["requests"], share // 2)), "cut": True}
-
-
 def brought_files(wanted: Iterable[dict], contents: dict[str, str]) -> dict[str, dict]:
     """What to write where, of the files that the operator brings.
 
@@ -158,24 +138,27 @@ def secrets_read(said: str) -> dict[str, str]:
     return found
 
 
-def change_waits(result: dict) -> str:
-    """What a change that is told step by step waits for, of the program's registered result.
+def private_files(texts: Mapping[str, Mapping], paths: Iterable[str], group: str) -> list[dict]:
+    """Entries for the module ``managed_files``: files that the service may read and nobody else, or that are to go.
 
-    Returns:
-        See ``Report.waits`` in mlflow_service/change.py; ``ended`` where it has been taken up, ``failed`` where it was
-        given up, and the empty string where nothing is known, such as of a task that was skipped.
+    Args:
+        texts: by path, the content as the module wants it, such as ``{"secret": text}``.
+        paths: all that there may be; one without a content is not needed any more.
+        group: the service's.
     """
-    report = json.loads(result.get("stdout") or "{}")
-    if report.get("failed"):
-        return "failed"
-    return "ended" if report.get("ended") else report.get("waits", "")
+    return [{"path": path, "group": group, "mode": "0640", **texts.get(path, {"state": "absent"})} for path in paths]
 
 
 class FilterModule:
     """Ansible's way to find the filters."""
 
     def filters(self) -> dict:
-        of_the_role = (mlflow_follows, mlflow_wheels, mlflow_service_files)
-        of_stores = (database_is_here, connection_pool)
-        of_files = (env_line, systemd_argument, passfile_line, brought_files, secret_files, secrets_read)
-        return {function.__name__: function for function in (*of_the_role, *of_stores, *of_files, change_waits)}
+        own = (mlflow_follows, mlflow_wheels, mlflow_service_files, database_is_here)
+        own += (env_line, systemd_argument, passfile_line, brought_files, private_files, secret_files, secrets_read)
+        stores = (mlflow_stores.connection_pool, mlflow_stores.wrong_stores)
+        changes = (mlflow_change.counted, mlflow_change.given_up, mlflow_change.in_a_unit, mlflow_change.waits)
+        changes += (mlflow_change.went_back, mlflow_change.would)
+        return {
+            **{function.__name__: function for function in (*own, *stores)},
+            **{f"change_{function.__name__}": function for function in changes},
+        }

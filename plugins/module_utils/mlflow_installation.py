@@ -25,10 +25,10 @@ RELEASE = re.compile(r"(?P<version>.*)-[0-9a-f]{12}$")  # the name of one
 
 # What `follows` has under these names
 OF_THE_SETTINGS = (
-    *("address", "listen", "paths", "rollback_dir", "url"),
+    *("address", "folders", "listen", "paths", "private_paths", "rollback_dir", "url"),
     *("on_postgres", "pool_wanted", "pools_per_worker", "postgres_host", "own_database", "store"),
     *("auth_uri", "metrics_token_file", "rotate", "secrets", "secrets_kept"),
-    *("artifacts", "artifacts_are_local", "on_google", "writable"),
+    *("artifacts", "artifacts_are_local", "elsewhere", "on_google", "writable"),
     *("brought", "expected_files", "google_auth", "sources_here", "wheelhouse"),
 )
 OF_THE_MACHINE = (

@@ -83,6 +83,24 @@ class MlflowSettings(Settings):
         """Where `managed_files` keeps what it replaced, until the change is done."""
         return f"{self['mlflow_config_dir']}/rollback"
 
+    @cached_property
+    def folders(self) -> list[dict]:
+        """Entries for the module ``managed_files``: the folders, by who may enter them."""
+        owner, group = self.text("mlflow_user"), self.text("mlflow_group")
+        of_the_service = [self.text("mlflow_data_dir"), *([self.artifacts] if self.artifacts_are_local else [])]
+        return [
+            {"path": self.text("mlflow_config_dir"), "mode": "0755"},
+            *({"path": path, "owner": owner, "group": group, "mode": "0750"} for path in of_the_service),
+            {"path": self.text("mlflow_backup_dir"), "group": group, "mode": "0710"},
+            *([{"path": self.paths["secrets"], "group": group, "mode": "0750"}] if self.secrets_kept else []),
+        ]
+
+    @cached_property
+    def private_paths(self) -> list[str]:
+        """Files that the service may read and nobody else, where they are needed."""
+        names = ("previous", "env", "google", "postgres_ca", "postgres_certificate", "postgres_key", "auth_config")
+        return [self.paths[name] for name in names]
+
     # How it is reached
     @cached_property
     def listen(self) -> str:
@@ -261,6 +279,12 @@ class MlflowSettings(Settings):
         home = self.text("mlflow_data_dir")
         elsewhere = self.artifacts_are_local and not self.artifacts.startswith(home + "/")
         return [home, self.artifacts] if elsewhere else [home]
+
+    @cached_property
+    def elsewhere(self) -> list[str]:
+        """What a removal never touches, but for a database: stores on no disk of the machine."""
+        places = ["" if self.artifacts_are_local else self.artifacts, self.text("mlflow_backup_location")]
+        return [place for place in places if place]
 
     # Google's credentials
     @cached_property

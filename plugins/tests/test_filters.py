@@ -6,7 +6,7 @@ import subprocess
 import front
 import mlflow as filters
 import pytest
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_change, mlflow_installation, mlflow_stores
 
 ODD = [
     "plain",
@@ -78,7 +78,7 @@ POOL = {"size": 10, "overflow": 10, "requests": 4}
     ],
 )
 def test_pools_of_two_workers_fit_what_the_server_offers(available, expected):
-    assert filters.connection_pool(POOL, workers=2, engines=2, available=available) == expected
+    assert mlflow_stores.connection_pool(POOL, workers=2, engines=2, available=available) == expected
 
 
 def test_files_come_from_the_control_node_or_the_machine_or_not_at_all():
@@ -170,18 +170,18 @@ def test_secrets_are_read_whatever_is_in_them():
 @pytest.mark.parametrize(
     ("report", "waits"),
     [
-        ('{"waits": "stopped"}', "stopped"),
-        ('{"waits": "given up", "failed": "why"}', "failed"),
-        ('{"ended": true}', "ended"),
-        ("", ""),
+        ({"waits": "stopped"}, "stopped"),
+        ({"waits": "given up", "failed": "why"}, "failed"),
+        ({"ended": True}, "ended"),
+        ({}, ""),
     ],
 )
 def test_what_a_change_waits_for(report, waits):
-    assert filters.change_waits({"stdout": report}) == waits
+    assert mlflow_change.waits({"report": report}) == waits
 
 
 def test_task_that_was_skipped_waits_for_nothing():
-    assert filters.change_waits({"skipped": True}) == ""
+    assert mlflow_change.waits({"skipped": True}) == ""
 
 
 def test_shared_secret_gives_way_to_a_setting():
