@@ -6,7 +6,7 @@ ARGS    ?=
 tools := .venv/.made
 run   := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help up down logs test bench lint lock wheelhouse release
+.PHONY: help up down logs test bench check lint lock wheelhouse release
 help: ## Show these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -27,6 +27,9 @@ test: $(tools) ## Lint, unit tests and every Molecule scenario; SCENARIO=name fo
 bench: $(tools) ## Measure beside stock MLflow and hand-written installs; ONLY=group for one group
 	@python3 molecule/shared/machine.py image bookworm >/dev/null
 	@$(run) python bench/run.py $(if $(ONLY),--only $(ONLY))
+
+check: $(tools) ## Lint and unit tests: what to run after each edit
+	@$(run) python molecule/shared/suite.py --check
 
 lint: $(tools) ## Lint only
 	@$(run) python molecule/shared/suite.py --lint

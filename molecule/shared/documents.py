@@ -11,7 +11,12 @@ from pathlib import Path
 
 import yaml
 
-ROLES = Path(__file__).resolve().parents[2] / "roles"
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ROOT / "roles"
+sys.path.append(str(ROOT / "plugins" / "module_utils"))
+
+from defaults import of_role  # noqa: E402  the collection's own
+
 MARKS = {"C": "`", "O": "`"}  # Ansible's markup for code and for an option's name
 
 
@@ -19,17 +24,6 @@ def markdown(text: str) -> str:
     """A description with Ansible's markup as Markdown, fit for a table."""
     text = re.sub(r"([CO])\((.+?)\)", lambda found: MARKS[found[1]] + found[2] + MARKS[found[1]], text)
     return " ".join(text.replace("|", "\\|").split())
-
-
-def plain(option: str, default: object) -> object:
-    """A default without the lookup before it, as in ``{{ __mlflow_dotenv.mlflow_port | default(5001) }}``.
-
-    None where it follows from other settings, as in ``{{ __mlflow_holds_data }}``.
-    """
-    if re.fullmatch(r"\{\{ __\w+ \}\}", str(default)):
-        return None
-    found = re.fullmatch(r"\{\{ __\w+_dotenv\." + option + r"\s\| default\((.*)\) \}\}", str(default))
-    return yaml.safe_load(found[1]) if found else default
 
 
 def value(default: object) -> str:
@@ -61,6 +55,15 @@ def readme(name: str, specification: dict, defaults: dict) -> str:
         kind = described["type"] + (f" of {described['elements']}" if "elements" in described else "")
         meaning = markdown(described["description"])
         lines.append(f"| `{option}` | {kind}{choices} | {value(defaults[option])} | {meaning} |")
+    entries = {entry: known for entry, known in specification["argument_specs"].items() if entry != "main"}
+    if entries:
+        lines += ["", "## Entry points", "", "For `include_role` with `tasks_from`; `main` is all of it.", ""]
+        lines += ["| entry point | takes | what it does |", "|---|---|---|"]
+    for entry, known in entries.items():
+        options = known.get("options", {})
+        takes = "all settings" if options == main["options"] else ", ".join(f"`{option}`" for option in options)
+        words = [known["short_description"] + ".", known.get("description", "")]
+        lines.append(f"| `{entry}` | {takes or 'nothing'} | {markdown(' '.join(words))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -74,6 +77,10 @@ def differences(name: str, specification: dict, defaults: dict) -> list[str]:
             found.append(f"{name}: {option} has another default in its argument specification.")
         if not options[option].get("description"):
             found.append(f"{name}: {option} has no description.")
+    for entry, known in specification["argument_specs"].items():
+        for option, described in known.get("options", {}).items():
+            if options.get(option, described) != described or (option not in options and not described.get("required")):
+                found.append(f"{name}: {option} of the entry point {entry} is none of main's and not required.")
     return sorted(found)
 
 
@@ -81,8 +88,7 @@ def main(check: bool) -> int:
     problems = []
     for role in sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml")):
         specification = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())
-        written = yaml.safe_load((role / "defaults" / "main.yml").read_text())
-        defaults = {option: plain(option, default) for option, default in written.items()}
+        defaults = of_role(role.name)
         problems += differences(role.name, specification, defaults)
         if problems:
             continue

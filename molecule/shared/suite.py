@@ -1,8 +1,8 @@
-"""All checks of the repository: ``python molecule/shared/suite.py [--lint | SCENARIO …]``.
+"""All checks of the repository: ``python molecule/shared/suite.py [--lint | --check | SCENARIO …]``.
 
-Without arguments: lint, unit tests, then every Molecule scenario, some at a time. What a check
-prints goes to ``build/test/``; of a failed one the end is shown, and when all have ended, how long each step
-took (times.py). The last line is ``N passed, N failed``: pytest's tests where a check has some, the check
+Without arguments: lint, unit tests, then every Molecule scenario, some at a time; ``--check`` leaves the scenarios
+out. What a check prints goes to ``build/test/``; of a failed one the end is shown, and when all have ended, how long
+each step took (times.py). The last line is ``N passed, N failed``: pytest's tests where a check has some, the check
 itself where it has none.
 """
 
@@ -135,18 +135,18 @@ def make_images() -> None:
 
 def main(arguments: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
-    unknown = set(arguments) - {"--lint"} - set(scenarios())
+    options = {"--lint", "--check"} & set(arguments)
+    unknown = set(arguments) - options - set(scenarios())
     if unknown:
         print(f"No scenario is called {', '.join(sorted(unknown))}; there are {', '.join(scenarios())}.")
         return 2
-    named = [name for name in arguments if name != "--lint"]
-    only_lint = "--lint" in arguments
-    wanted = [] if named else [name for name in CHECKS if name != UNIT or not only_lint]
+    named = [name for name in arguments if name not in options]
+    wanted = [] if named else [name for name in CHECKS if name != UNIT or "--lint" not in options]
     done: list[Check] = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         checks = pool.submit(lambda: [Check(name, CHECKS[name]).run() for name in wanted])
         try:
-            if not only_lint:
+            if not options:
                 make_images()  # meanwhile
                 done += pool.map(lambda name: scenario_check(name).run(), named or scenarios())
         except machine.SetupError as error:

@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import postgres_address
+from ansible_collections.mlops.mlflow.plugins.module_utils.defaults import setting
 from ansible_collections.mlops.mlflow.plugins.module_utils.settings import is_true
 
 HTTPS = 443
-MLFLOW_PORT = 5001  # the default of mlflow_port; a role's defaults are not among other hosts' variables
 WORKERS = 4  # of a server whose inventory leaves them to the role
-POOLED = 50  # connections of a pooler to each database: the default of pgbouncer_server_connections
 SPARE = 4  # connections beside the pools': the deep check, a backup
 ANYWHERE = ("0.0.0.0", "::")
 LOOPBACK = ("localhost", "::1")
@@ -33,7 +32,7 @@ def front_names(front: str, hostvars: Mapping[str, Mapping]) -> list[str]:
 
 def front_origins(front: str, hostvars: Mapping[str, Mapping]) -> list[str]:
     """What a browser that was at a front gives as the origin of a request; see RFC 6454."""
-    port = int(hostvars[front].get("haproxy_https_port") or HTTPS)
+    port = int(setting(hostvars[front], "haproxy_https_port"))
     return [
         "https://%s%s" % (name.lower(), "" if port == HTTPS else ":%d" % port) for name in front_names(front, hostvars)
     ]
@@ -51,7 +50,9 @@ def front_server(server: str, hostvars: Mapping[str, Mapping], front: str) -> di
         front: the front's name in the inventory.
     """
     known = hostvars[server]
-    host = str(known.get("mlflow_host") or (ANYWHERE[0] if known.get("mlflow_dotenv") else "127.0.0.1"))
+    host = str(
+        known.get("mlflow_host") or (ANYWHERE[0] if known.get("mlflow_dotenv") else setting(known, "mlflow_host"))
+    )
     on_loopback = host in LOOPBACK or host.startswith("127.")
     if server == front:
         host = host if host == "::1" or not (on_loopback or host in ANYWHERE) else "127.0.0.1"
@@ -59,7 +60,7 @@ def front_server(server: str, hostvars: Mapping[str, Mapping], front: str) -> di
         return {}
     elif host in ANYWHERE:
         host = str(known.get("ansible_host") or server)
-    return {"name": server, "address": host, "port": int(known.get("mlflow_port") or MLFLOW_PORT)}
+    return {"name": server, "address": host, "port": int(setting(known, "mlflow_port"))}
 
 
 def front_peers(front: str, hostvars: Mapping[str, Mapping], fronts: Iterable[str]) -> list[str]:
@@ -125,11 +126,11 @@ def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poo
     passwords: dict[str, str] = {}
     those = [server for server in servers if uses_database(hostvars[server])]
     for known in map(hostvars.get, those):
-        user = str(known.get("mlflow_postgres_user") or "mlflow")
+        user = str(setting(known, "mlflow_postgres_user"))
         passwords[user] = str(known.get("mlflow_postgres_password") or passwords.get(user, ""))
-        owners[str(known.get("mlflow_postgres_database") or "mlflow")] = user
+        owners[str(setting(known, "mlflow_postgres_database"))] = user
         if is_true(known.get("mlflow_auth_enabled")):
-            owners[str(known.get("mlflow_auth_database") or "mlflow_auth")] = user
+            owners[str(setting(known, "mlflow_auth_database"))] = user
     addresses = {each: own_network(each, hostvars) for each in [*those, *poolers]}
     return {
         "databases": [{"name": name, "owner": owner} for name, owner in owners.items()],
@@ -138,7 +139,7 @@ def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poo
             SPARE if past_pooler(known) else connections_wanted(known) for known in map(hostvars.get, those)
         ),
         "pooled": len(owners)
-        * sum(int(hostvars[pooler].get("pgbouncer_server_connections") or POOLED) for pooler in poolers),
+        * sum(int(setting(hostvars[pooler], "pgbouncer_server_connections")) for pooler in poolers),
         "networks": [address for address in addresses.values() if address],
         "unknown": [each for each, address in addresses.items() if not address],
         "unnamed": [each for each in those if not database_host(hostvars[each])],
@@ -217,7 +218,7 @@ def own_network(host: str, hostvars: Mapping[str, Mapping]) -> str:
 def connections_wanted(known: Mapping) -> int:
     """The most connections that a server opens (mlflow_database_pool_size), with 4 workers where its cores decide."""
     pools = 2 + is_true(known.get("mlflow_jobs_enabled")) + is_true(known.get("mlflow_auth_enabled"))
-    size = int(known.get("mlflow_database_pool_size", 10)) + int(known.get("mlflow_database_pool_overflow", 10))
+    size = sum(int(setting(known, f"mlflow_database_pool_{part}")) for part in ("size", "overflow"))
     return (int(known.get("mlflow_workers") or 0) or WORKERS) * pools * size + SPARE
 
 

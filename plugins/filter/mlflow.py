@@ -24,7 +24,7 @@ def mlflow_follows(settings: Mapping, role_path: str, state: Mapping, told: Mapp
         settings: all of the role, by the lookup ``settings``.
         role_path: the role's folder.
         state: what the module mlflow_state found, or nothing.
-        told: what a playbook knows of other machines, and what is special to the system.
+        told: the machine's name, and what is special to its system.
     """
     return mlflow_installation.follows(MlflowSettings(settings, role_path), state, told)
 

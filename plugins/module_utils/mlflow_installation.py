@@ -39,14 +39,13 @@ OF_THE_MACHINE = (
 
 
 class Installation:
-    """What follows from settings, a machine's state, and what a playbook tells of other machines.
+    """What follows from settings, of which a playbook tells some (mlflow_servers), and from a machine's state.
 
     Args:
         settings: the role's.
         state: what the module mlflow_state found.
-        told: ``name``, the machine's in the inventory; ``servers``, all that share its store, in the inventory's order;
-            ``front_names`` and ``front_origins``, by which browsers know a front before it; ``python_package`` and
-            ``venv_packages``, what its distribution has beside its own Python.
+        told: ``name``, the machine's in the inventory; ``python_package`` and ``venv_packages``, what its distribution
+            has beside its own Python.
     """
 
     def __init__(self, settings: MlflowSettings, state: Mapping, told: Mapping) -> None:
@@ -125,20 +124,21 @@ class Installation:
     @cached_property
     def is_first(self) -> bool:
         """Whether it is the first of the servers that share its store."""
-        return self.told["servers"][0] == self.told["name"]
+        return self.settings["mlflow_servers"][0] == self.told["name"]
 
     @cached_property
     def environment(self) -> dict[str, object]:
         """See `server_environment`; with the connection pools that the settings want."""
+        s = self.settings
         own = ["localhost", "127.0.0.1", "[::1]", *self.system["names"], *self.system["addresses"]]
         return mlflow_environment.server_environment(
-            self.settings,
+            s,
             workers=self.workers,
-            allowed_hosts=allowed_hosts([*own, *self.told["front_names"], *self.settings["mlflow_allowed_hosts"]]),
-            origins=self.told["front_origins"],
+            allowed_hosts=allowed_hosts([*own, *s["mlflow_front_names"], *s["mlflow_allowed_hosts"]]),
+            origins=s["mlflow_front_origins"],
             system_ca_bundle=CA_BUNDLES.get(self.system["family"], CA_BUNDLE),
             is_first=self.is_first,
-            pool=self.settings.pool_wanted,
+            pool=s.pool_wanted,
         )
 
     # What is due

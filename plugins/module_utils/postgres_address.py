@@ -9,8 +9,9 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ansible_collections.mlops.mlflow.plugins.module_utils.defaults import setting
+
 PORT = 5432
-DATABASE = "mlflow"  # the default of mlflow_postgres_database; a role's defaults are not among other hosts' variables
 SOCKET_FOLDER = "/var/run/postgresql"  # of Debian's and RHEL's packages
 # What a connection string consists of. Source: SQLAlchemy, engine/url.py, _parse_url, which MLflow reads it by
 FORM = re.compile(
@@ -53,7 +54,7 @@ class Address:
         return f"postgresql://{self.host}:{self.port}/{self.database}"
 
 
-def read(uri: str, host: object = "", port: object = PORT, database: object = DATABASE) -> Address:
+def read(uri: str, host: object = "", port: object = PORT, database: object = "") -> Address:
     """What a connection string leads to; the other arguments are what it leaves out. ValueError where it is none."""
     found = FORM.fullmatch(uri.strip())
     place = PLACE.fullmatch(found["place"]) if found else None
@@ -90,7 +91,7 @@ def of_server(known: Mapping, socket_folder: str = SOCKET_FOLDER) -> Address | N
     given = str(known.get("mlflow_postgres_connection_string") or "")
     host = known.get("mlflow_postgres_host") or socket_folder
     port = known.get("mlflow_postgres_port") or PORT
-    database = known.get("mlflow_postgres_database") or DATABASE
+    database = setting(known, "mlflow_postgres_database")
     try:
         found = read(given, host, port, database) if given else Address(str(host), str(port), str(database))
     except ValueError:  # the role's preflight says what is wrong with it

@@ -1,6 +1,7 @@
 """The check that every setting has a default and a description, and that README tables are current."""
 
 import documents
+from ansible_collections.mlops.mlflow.plugins.module_utils.defaults import plain
 
 SPECIFICATION = {"argument_specs": {"main": {"options": {"a_port": {"type": "int", "default": 1, "description": "x"}}}}}
 
@@ -29,6 +30,4 @@ def test_markup_becomes_markdown():
 
 def test_default_that_follows_from_other_settings_is_not_specified():
     specification = {"argument_specs": {"main": {"options": {"a_flag": {"type": "bool", "description": "x"}}}}}
-    assert (
-        documents.differences("a", specification, {"a_flag": documents.plain("a_flag", "{{ __a_holds_data }}")}) == []
-    )
+    assert documents.differences("a", specification, {"a_flag": plain("a_flag", "{{ __a_holds_data }}")}) == []

@@ -4,13 +4,12 @@ import ast
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from types import FrameType, ModuleType
 
-import documents
 import pytest
 import yaml
+from ansible_collections.mlops.mlflow.plugins.module_utils.defaults import of_role
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = Path(__file__).with_name("refused")
@@ -24,7 +23,12 @@ JOINED = {
         "haproxy_path_prefix": "",
         "haproxy_virtual_peers": [],
     },
-    "mlflow": {"mlflow_backup_enabled": True, "mlflow_check_metrics_dir": "", "mlflow_check_certificates": []},
+    "mlflow": {
+        "mlflow_servers": ["vm"],
+        "mlflow_backup_enabled": True,
+        "mlflow_check_metrics_dir": "",
+        "mlflow_check_certificates": [],
+    },
     "monitoring": {
         "monitoring_parts": ["prometheus"],
         "monitoring_mlflow_targets": ["127.0.0.1:5001"],
@@ -65,8 +69,9 @@ MACHINES: dict[str, dict] = {
             **{"releases": [], "current": ""},
         },
         "told": {
-            **{"name": "vm", "servers": ["vm"], "front_names": [], "front_origins": []},
-            **{"python_package": "", "venv_packages": ["python3-venv"]},
+            "name": "vm",
+            "python_package": "",
+            "venv_packages": ["python3-venv"],
         },
         "goes_back": False,
     },
@@ -90,15 +95,9 @@ def rules(role: str) -> ModuleType:
     return importlib.import_module(f"ansible_collections.mlops.mlflow.plugins.module_utils.{role}_rules")
 
 
-@cache
-def defaults_of(role: str) -> dict:
-    defaults = yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text())
-    return {name: documents.plain(name, default) for name, default in defaults.items()} | JOINED[role]
-
-
 def settings(role: str, given: Mapping) -> dict:
     """All settings of a role, where these are given."""
-    return {**defaults_of(role), **given}
+    return {**of_role(role), **JOINED[role], **given}
 
 
 def merged(base: Mapping, other: Mapping) -> dict:
