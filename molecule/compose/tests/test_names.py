@@ -1,4 +1,4 @@
-"""Every name of the old service has its row in the README, with the setting that it really gives."""
+"""Every name of the old service has its row in docs/docker-compose.md, with the setting that it really gives."""
 
 import re
 from pathlib import Path
@@ -20,10 +20,9 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, set[str]]:
-    """The settings in the second column of the README's table, by the name in the first."""
-    readme = (ROOT / "README.md").read_text()
-    [section] = re.findall(r"^## From the Docker Compose service$(.+?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    found = re.findall(r"^\| `([A-Z0-9_]+)` \|([^|]+)\|", section, re.MULTILINE)
+    """The settings in the second column of the page's table, by the name in the first."""
+    page = (ROOT / "docs" / "docker-compose.md").read_text()
+    found = re.findall(r"^\| `([A-Z0-9_]+)` \|([^|]+)\|", page, re.MULTILINE)
     assert len({name for name, _ in found}) == len(found), "a name has two rows"
     return {name: set(re.findall(r"`(mlflow_\w+)", cell)) for name, cell in found}
 
