@@ -6,7 +6,7 @@ ARGS    ?=
 tools := .venv/.made
 run   := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help up down logs test bench check lint lock wheelhouse release
+.PHONY: help up down logs test bench check lint docs lock wheelhouse release
 help: ## Show these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -33,6 +33,10 @@ check: $(tools) ## Lint and unit tests: what to run after each edit
 
 lint: $(tools) ## Lint only
 	@$(run) python molecule/shared/suite.py --lint
+
+docs: $(tools) ## Build the site of docs/ into build/docs
+	@$(run) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --config-file .mkdocs.yml
+	@echo "Open build/docs/index.html. With search: .venv/bin/python -m http.server --directory build/docs"
 
 lock: $(tools) ## Lock the newest tools and, with VERSION=x, the packages of MLflow x
 	@$(run) python requirements/lock.py $(VERSION)

@@ -36,6 +36,7 @@ CHECKS = {
     "ansible-lint": ["ansible-lint", "--offline"],
     "changelog": ["antsibull-changelog", "lint"],
     "documents": ["python", "molecule/shared/documents.py", "--check"],
+    "site": ["mkdocs", "build", "--strict", "--config-file", ".mkdocs.yml"],
     "unit tests": ["pytest", "--quiet"],
 }
 UNIT = "unit tests"
