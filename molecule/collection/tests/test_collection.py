@@ -12,8 +12,8 @@ import yaml
 from fixtures import ROOT
 
 PUBLIC = {
-    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "requirements.yml"),
-    *("meta", "playbooks", "plugins", "roles"),
+    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md", "requirements.yml"),
+    *("docs", "meta", "playbooks", "plugins", "roles"),
 }
 BROUGHT = ("files/key.json", "files/wheels/some.whl", "inventories/onprem/group_vars/all/vault.yml", ".env")
 ROLES = ("mlflow", "postgresql", "pgbouncer", "haproxy", "monitoring")
