@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DOCS, REST = "docs/", "repository/"
 SHOWN = ["*.md", "LICENSE", ".github/*.png", "roles/*/README.md", "inventories/*/README.md"]
-SHOWN += ["bench/README.md", "molecule/README.md", "files/README.md"]
+SHOWN += ["bench/README.md", "molecule/README.md", "files/README.md", "plugins/tests/refused/README.md"]
 SHOWN += ["files/grafana-mlflow.json"]  # by name: what else is in files/ may be secret
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|[#/])([^)\s#]+)(?=[)#])")
 
