@@ -58,14 +58,14 @@ def wrong(settings: Mapping, role_path: str) -> list[str]:
     return shared.wrong(Settings(settings, role_path), (parts, addresses, ranges), EXAMPLES)
 
 
-def wrong_machine(_settings: Mapping, _role_path: str, likeness: list[str], missing: list[str]) -> list[str]:
+def wrong_machine(_settings: Mapping, _role_path: str, system: Mapping, missing: list[str]) -> list[str]:
     """What can't be on a machine.
 
     Args:
-        likeness: names of its system and of those it is like, of /etc/os-release.
+        system: see ``read_system`` in host.py.
         missing: paths of files that the settings name and that are not there.
     """
-    if "debian" not in likeness:
+    if "debian" not in system["likeness"]:
         return [
             "The role knows Prometheus as Debian and Ubuntu package it, and this machine has neither; leave monitoring_parts "
             "empty and scrape it from elsewhere."

@@ -81,12 +81,11 @@ def wrong(settings: Mapping, role_path: str) -> list[str]:
     return shared.wrong(Settings(settings, role_path), (contents, reach, ranges), EXAMPLES)
 
 
-def wrong_machine(_settings: Mapping, _role_path: str, facts: Mapping) -> list[str]:
-    """What can't be on a machine, of which Ansible has these facts."""
-    system, version, manager = (facts.get(name) for name in ("distribution", "distribution_version", "service_mgr"))
-    if system == "Debian" and manager == "systemd":
+def wrong_machine(_settings: Mapping, _role_path: str, system: Mapping) -> list[str]:
+    """What can't be on a machine; see ``read_system`` in host.py."""
+    if system["distribution"] == "debian" and system["systemd"]:
         return []
     return [
         "The role knows the PgBouncer of Debian 12 and 13, on a machine that runs systemd; "
-        f"this one is {system} {version} with {manager}."
+        f"this one is {system['name']} {'with' if system['systemd'] else 'without'} it."
     ]

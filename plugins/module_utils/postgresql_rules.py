@@ -212,7 +212,7 @@ def wrong_machine(settings: Mapping, role_path: str, state: Mapping, cluster: Ma
     Args:
         settings: all of the role.
         role_path: its folder.
-        state: what files/state.py said.
+        state: what the module postgresql_state found.
         cluster: of that, the cluster that the role has to do with, and its ``version``, empty where the role knows none.
         replica: ``name``, the machine's in the inventory; ``holds``, what its cluster has of its own; and whether that
             ``follows`` a primary, ``begins_to_follow`` one, ``is_rebuilt`` and ``may_be_replaced``.

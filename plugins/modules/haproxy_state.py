@@ -103,7 +103,6 @@ import datetime
 import fcntl
 import glob
 import hashlib
-import ipaddress
 import itertools
 import os
 import re
@@ -111,17 +110,23 @@ import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import files
+from ansible_collections.mlops.mlflow.plugins.module_utils.host import (
+    SEARCHED,
+    holder,
+    listeners,
+    read,
+    read_system,
+    read_unit,
+    run,
+    wrong_networks,
+)
 
 MARK = "# Written by the Ansible role haproxy."
 COMMANDS = ("haproxy", "openssl", "kill")
-SEARCHED = "/usr/sbin:/usr/bin:/sbin:/bin"
-FAMILIES = {"debian": "debian", "ubuntu": "debian"}
-LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 SIOCGIFADDR = 0x8915  # see include/uapi/linux/sockios.h in Linux
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 SOCKET_SECONDS = 5
@@ -130,38 +135,6 @@ ANSWER_LIMIT = 16 * 1024 * 1024  # bytes
 
 class CertificateError(Exception):
     """What is wrong with a certificate or its key; the text is the end of a sentence."""
-
-
-def read(path):
-    """The text of a file, or the empty string where it can't be read."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def run(*command):
-    """What a command prints, and whether it succeeded."""
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except OSError:
-        return "", False
-    return done.stdout, done.returncode == 0
-
-
-def read_system():
-    release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
-    release = {key: value.strip("\"'") for key, value in release.items()}
-    likeness = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    return {
-        "root": os.geteuid() == 0,
-        "systemd": os.path.isdir("/run/systemd/system"),
-        "id": "%s-%s" % (release.get("ID", ""), release.get("VERSION_ID", "")),
-        "name": release.get("PRETTY_NAME", "an unknown system"),
-        "family": next((FAMILIES[name] for name in likeness if name in FAMILIES), ""),
-        "has_ipv6": bool(read("/proc/net/if_inet6")),
-    }
 
 
 # The certificate
@@ -272,12 +245,6 @@ def read_running(path):
     return {"id": said.get("description", ""), "version": said.get("Version", "")}
 
 
-def read_unit(unit):
-    shown, _ = run("systemctl", "show", "--property=ActiveState,UnitFileState", unit)
-    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    return {"active": values.get("ActiveState") == "active", "enabled": values.get("UnitFileState") == "enabled"}
-
-
 def whose_config(path, package="haproxy"):
     """Who wrote a configuration: the package, this role, or somebody else."""
     text = read(path)
@@ -292,40 +259,8 @@ def whose_config(path, package="haproxy"):
 
 def port_holders(ports):
     """Sentences about ports on which another program than HAProxy listens."""
-    found = []
-    for port in ports:
-        for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-            for line in read(path).splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == LISTENING and int(fields[1].split(":")[1], 16) == port:
-                    name = holder(fields[9])
-                    if name != "haproxy":
-                        found.append("port %d, because %s does" % (port, name))
-    return sorted(set(found))
-
-
-def holder(inode):
-    """Name of the process that has the socket open."""
-    for folder in glob.glob("/proc/[0-9]*/fd"):
-        try:
-            if any(os.readlink(os.path.join(folder, name)) == "socket:[%s]" % inode for name in os.listdir(folder)):
-                return ascii(read(os.path.join(folder, "../comm")).strip())[1:-1]  # which its process chooses
-        except OSError:
-            continue
-    return "another program"
-
-
-def wrong_networks(networks):
-    """What is wrong with the networks, in words."""
-    found = []
-    for network in networks:
-        try:
-            if "/" not in network:
-                raise ValueError("%s has no prefix length, such as /32" % network)
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            found.append(str(error))
-    return found
+    holders = [(port, holder(inode)[1]) for port in ports for _address, inode in listeners(port)]
+    return sorted({"port %d, because %s does" % (port, name) for port, name in holders if name != "haproxy"})
 
 
 def resolve(name, family=socket.AF_INET):

@@ -208,12 +208,18 @@ import socket
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import files, sqlite
+from ansible_collections.mlops.mlflow.plugins.module_utils.host import (
+    SOMEBODY,
+    described,
+    holder,
+    listeners,
+    read,
+    read_system,
+)
 
-FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
 UNITS = ("mlflow.socket", "mlflow.service")
 TIMERS = ("mlflow-backup.timer", "mlflow-gc.timer", "mlflow-check.timer")
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Listen")
-LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
 MIB = 1024 * 1024
 STORE = "MLFLOW_SERVICE_STORE"  # the variable that names the store; the role sets it
 PYTHON_PROBE = """
@@ -226,58 +232,11 @@ print(json.dumps({
 """
 
 
-def read(path):
-    """The text of a file, or the empty string where it can't be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def read_system(module, install_dir):
-    release = dict(
-        line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line and line[0] != "#"
-    )
-    release = {key: value.strip("\"'") for key, value in release.items()}
-    likeness = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    memory = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines())
-    systemd = ""
-    if os.path.isdir("/run/systemd/system"):
-        _rc, out, _err = module.run_command(["systemctl", "--version"])
-        systemd = out.split()[1] if len(out.split()) > 1 else ""
-    _rc, container, _err = module.run_command(["systemd-detect-virt", "--container"]) if systemd else (0, "", "")
-    hostname = socket.gethostname()
-    existing = install_dir
-    while not os.path.isdir(existing):
-        existing = os.path.dirname(existing)
-    return {
-        "distribution": release.get("ID", ""),
-        "version": release.get("VERSION_ID", ""),
-        "name": release.get("PRETTY_NAME", "an unknown system"),
-        "family": next((FAMILIES[name] for name in likeness if name in FAMILIES), ""),
-        "systemd": systemd,
-        "container": container.strip() not in ("", "none"),
-        "machine": os.uname().machine,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_mb": int(memory["MemTotal"].split()[0]) // 1024,
-        "free_mb": shutil.disk_usage(existing).free // MIB,
-        "hostname": hostname,
-        "names": sorted({hostname, hostname.split(".")[0], socket.getfqdn()} - {"localhost", ""}),
-        "addresses": read_addresses(module),
-    }
-
-
-def read_addresses(module):
-    """The machine's own addresses of global scope, IPv6 in brackets as a Host header has it."""
-    addresses = set()
-    if shutil.which("ip"):
-        _rc, out, _err = module.run_command(["ip", "-o", "addr", "show", "scope", "global"])
-        addresses = {line.split()[3].split("/")[0] for line in out.splitlines()}
-    else:
-        _rc, out, _err = module.run_command(["hostname", "-I"])
-        addresses = set(out.split())
-    return sorted("[%s]" % address if ":" in address else address for address in addresses)
+def free_mb(folder):
+    """MiB that are free where the folder is, or would be."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return shutil.disk_usage(folder).free // MIB
 
 
 def read_python(module):
@@ -405,7 +364,8 @@ def read_port(host, port, units):
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return "port %d is taken by %s" % (port, port_owner(port))
+                holders = [described(*holder(inode)) for _address, inode in listeners(port)]
+                return "port %d is taken by %s" % (port, (holders or [SOMEBODY])[0])
             if error.errno == errno.EADDRNOTAVAIL:
                 return "%s is no address of this machine" % host
             return "%s:%d can't be listened on (%s)" % (host, port, error.strerror)
@@ -415,24 +375,6 @@ def read_port(host, port, units):
 def socket_ports(listen):
     """The ports in systemd's property Listen, such as ``127.0.0.1:5001 (Stream)``."""
     return {int(port) for port in re.findall(r":(\d+) \(Stream\)", listen)}
-
-
-def port_owner(port):
-    """Name and process of who listens on the TCP port, by the kernel's own table."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in read(table).splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == LISTENING and int(fields[1].rsplit(":", 1)[1], 16) == port:
-                inodes.add("socket:[%s]" % fields[9])
-    for descriptor in glob.glob("/proc/[0-9]*/fd/*"):
-        try:
-            if os.readlink(descriptor) in inodes:
-                pid = descriptor.split("/")[2]
-                return "%s (process %s)" % (ascii(read("/proc/%s/comm" % pid).strip())[1:-1], pid)
-        except OSError:
-            continue  # the process or the descriptor is gone
-    return "another process"
 
 
 def wait_for_others(rollback_dir):
@@ -516,7 +458,7 @@ def main():
     if os.geteuid() != 0:
         module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true).")
     wait_for_others(wanted["rollback_dir"])
-    system = read_system(module, wanted["install_dir"])
+    system = {**read_system(), "free_mb": free_mb(wanted["install_dir"])}
     nothing = {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS + TIMERS}
     units = read_units(module, UNITS + TIMERS) if system["systemd"] else nothing
     pending = json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")

@@ -75,8 +75,8 @@ MACHINES: dict[str, dict] = {
         },
         "goes_back": False,
     },
-    "monitoring": {"likeness": ["debian"], "missing": []},
-    "pgbouncer": {"facts": {"distribution": "Debian", "distribution_version": "12", "service_mgr": "systemd"}},
+    "monitoring": {"system": {"likeness": ["ubuntu", "debian"]}, "missing": []},
+    "pgbouncer": {"system": {"distribution": "debian", "name": "Debian GNU/Linux 12 (bookworm)", "systemd": "252"}},
     "postgresql": {
         "state": {"system": {"root": True, "systemd": True, "name": "Debian 12", "memory_mb": 4096}, "networks": []},
         "cluster": {

@@ -1,7 +1,51 @@
-"""Print as JSON everything that the role decides by. Changes nothing.
+#!/usr/bin/python
+# Copyright the authors of this repository
+# SPDX-License-Identifier: Apache-2.0
+"""Read everything the role postgresql decides by, in one trip to the machine."""
 
-The one argument is a JSON object: ``port``, ``listen_addresses`` and ``networks`` as the settings have them.
-Memory counts mebibytes; ``loaded`` is the time at which the server last read its configuration.
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_state
+short_description: Read a machine's PostgreSQL clusters, and what it offers to one
+description:
+  - Returns the machine, the clusters that the distribution's packages have made, and what runs in them, in one call.
+  - Changes nothing, so it does the same in check mode.
+options:
+  port:
+    description: TCP port that the server will listen on.
+    type: int
+    required: true
+  listen_addresses:
+    description: Names and addresses that it will listen on, or C(*).
+    type: list
+    elements: str
+    required: true
+  networks:
+    description: Networks whose clients will be let in.
+    type: list
+    elements: str
+    required: true
+author: The authors of this repository
+"""
+
+EXAMPLES = r"""
+- name: Read the state of the machine
+  mlops.mlflow.postgresql_state:
+    port: 5432
+    listen_addresses: [localhost]
+    networks: []
+  register: read
+"""
+
+RETURN = r"""
+state:
+  description: >-
+    C(system), see plugins/module_utils/host.py, with C(has_driver), whether Ansible's Python there can ask PostgreSQL;
+    C(clusters) by their major version; C(networks), what is wrong with some; and C(port_taken), who has the port. Of a
+    cluster, C(loaded) is the time at which the server last read its configuration.
+  returned: always
+  type: dict
 """
 
 import glob
@@ -13,11 +57,17 @@ import pwd
 import re
 import socket
 import stat
-import subprocess
-import sys
 
-FAMILIES = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
-LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp; see include/net/tcp_states.h in Linux
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlops.mlflow.plugins.module_utils.host import (
+    described,
+    holder,
+    listeners,
+    read_system,
+    run,
+    wrong_networks,
+)
+
 ACCOUNT = "postgres"  # of the operating system and of the server, in every distribution
 LARGEST = 16 * 1024 * 1024  # characters of a file of that account
 QUERY = """
@@ -34,15 +84,6 @@ SELECT json_build_object(
   'slots', (SELECT coalesce(json_object_agg(slot_name, wal_status), '{}') FROM pg_replication_slots
             WHERE slot_type = 'physical'))
 """
-
-
-def read(path):
-    """The text of a file, or the empty string where it can't be read."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def read_theirs(path):
@@ -64,29 +105,6 @@ def read_theirs(path):
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(groups)
-
-
-def run(*command, **options):
-    """What a command prints, and whether it succeeded."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)
-    return done.stdout if done.returncode == 0 else done.stderr, done.returncode == 0
-
-
-def read_system():
-    release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
-    release = {key: value.strip("\"'") for key, value in release.items()}
-    likeness = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    memory = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines())
-    return {
-        "root": os.geteuid() == 0,
-        "systemd": os.path.isdir("/run/systemd/system"),
-        "distribution": release.get("ID", ""),
-        "version": release.get("VERSION_ID", ""),
-        "name": release.get("PRETTY_NAME", "an unknown system"),
-        "family": next((FAMILIES[name] for name in likeness if name in FAMILIES), ""),
-        "memory_mb": int(memory["MemTotal"].split()[0]) // 1024,
-        "has_driver": any(importlib.util.find_spec(name) for name in ("psycopg2", "psycopg")),
-    }
 
 
 def read_clusters():
@@ -162,31 +180,6 @@ def query(bin_dir, folder, port):
     return run(*command, preexec_fn=become, cwd="/", env=environment)
 
 
-def listeners(port):
-    """Address and inode of each socket that listens on the port."""
-    found = []
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in read(path).splitlines()[1:]:
-            fields = line.split()
-            address, number = fields[1].split(":")
-            if fields[3] == LISTENING and int(number, 16) == port:
-                words = [bytes.fromhex(address[i : i + 8])[:: 1 if sys.byteorder == "big" else -1]
-                         for i in range(0, len(address), 8)]  # fmt: skip
-                found.append((ipaddress.ip_address(b"".join(words)), fields[9]))
-    return found
-
-
-def holder(inode):
-    """Number and name of the process that has the socket open."""
-    for folder in glob.glob("/proc/[0-9]*/fd"):
-        try:
-            if any(os.readlink(os.path.join(folder, name)) == f"socket:[{inode}]" for name in os.listdir(folder)):
-                return int(folder.split("/")[2]), ascii(read(os.path.join(folder, "../comm")).strip())[1:-1]
-        except OSError:
-            continue
-    return 0, "another process"
-
-
 def wanted_addresses(names):
     """The addresses that the names stand for; None stands for all of them."""
     found = set()
@@ -207,32 +200,29 @@ def port_taken(port, names, own_pids):
         if wanted is None or address.is_unspecified or address in wanted:
             pid, name = holder(inode)
             if pid not in own_pids:
-                return f"{name} (process {pid})" if pid else name
+                return described(pid, name)
     return ""
 
 
-def wrong_networks(networks):
-    """What is wrong with the networks, in words."""
-    found = []
-    for network in networks:
-        try:
-            if "/" not in str(network):
-                raise ValueError(f"{network!r} has no prefix length, such as /32")
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            found.append(str(error))
-    return found
-
-
 def main():
-    asked = json.loads(sys.argv[1])
+    module = AnsibleModule(
+        argument_spec={
+            "port": {"type": "int", "required": True},
+            "listen_addresses": {"type": "list", "elements": "str", "required": True},
+            "networks": {"type": "list", "elements": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    asked = module.params
     state = {"system": read_system(), "clusters": {}, "networks": wrong_networks(asked["networks"])}
+    state["system"]["has_driver"] = any(importlib.util.find_spec(name) for name in ("psycopg2", "psycopg"))
     if state["system"]["root"] and state["system"]["systemd"]:
         state["clusters"] = read_clusters()
     for cluster in state["clusters"].values():
         cluster["port_taken"] = port_taken(asked["port"], asked["listen_addresses"], {cluster["pid"]} - {0})
     state["port_taken"] = port_taken(asked["port"], asked["listen_addresses"], set())
-    print(json.dumps(state))
+    module.exit_json(changed=False, state=state)
 
 
-main()
+if __name__ == "__main__":
+    main()
