@@ -96,80 +96,14 @@ pending:
 """
 
 import contextlib
-import fcntl
 import grp
-import json
 import os
 import pwd
 import secrets
 import stat
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import files
-
-
-class Rollback:
-    """What has been replaced and not settled: ``manifest.json`` and one numbered copy for each file.
-
-    Only the first version of a file is kept, so that however many runs were killed, the way back
-    leads to what was last in use.
-    """
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.manifest_path = os.path.join(folder, "manifest.json")
-        self.files = {}
-        if os.path.exists(self.manifest_path):
-            with open(self.manifest_path, encoding="utf-8") as file:
-                self.files = json.load(file)
-
-    def keep(self, path, pretend):
-        """Remember the file as it is now, before it is replaced; in check mode only that it would be."""
-        if path in self.files:
-            return
-        if pretend:
-            self.files[path] = {}
-            return
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        kept = {"exists": files.kind(path) is not None}
-        if kept["exists"]:
-            kept["copy"] = os.path.join(self.folder, str(len(self.files)))
-            copy(path, kept["copy"])
-        self.files[path] = kept
-        temporary = self.manifest_path + ".new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self.files, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, self.manifest_path)
-
-    def restore(self):
-        for path, kept in self.files.items():
-            if kept["exists"]:
-                copy(kept["copy"], path)
-            else:
-                files.remove(path)
-
-    def settle(self):
-        files.remove(self.folder)
-        self.files = {}
-
-
-@contextlib.contextmanager
-def locked(rollback_dir):
-    """Nobody else writes there meanwhile; mlflow_service/change.py holds the same lock while it takes files up."""
-    os.makedirs(os.path.dirname(rollback_dir), exist_ok=True)
-    with open(rollback_dir + ".lock", "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def copy(source, target):
-    """Copy a file with owner, group and mode, visible only when complete."""
-    content, attributes = present(source)
-    if content is None:
-        raise files.Refusal("%s is no regular file." % source)
-    files.write(target, content, *attributes)
+from ansible_collections.mlops.mlflow.plugins.module_utils import files, rollback
 
 
 def present(path, owners=()):
@@ -224,20 +158,20 @@ def apply_folder(module, entry, before, wanted):
     return difference(entry, "(folder, other owner or mode)\n" if before else "", "(folder)\n")
 
 
-def apply_removal(module, entry, rollback):
+def apply_removal(module, entry, keep):
     path = entry["path"]
     if files.kind(path) is None:
         return None
-    rollback.keep(path, module.check_mode)
+    keep(path)
     if not module.check_mode:
         files.remove(path)
     return {"prepared": "%s: removed\n" % path}
 
 
-def apply(module, entry, rollback):
+def apply(module, entry, keep):
     """Bring one folder or file into its state; returns its diff, or None where it was right."""
     if entry["state"] == "absent":
-        return apply_removal(module, entry, rollback)
+        return apply_removal(module, entry, keep)
     wanted = wanted_attributes(entry)
     before, attributes = present(entry["path"], wanted[:1])
     content = wanted_content(entry, before)
@@ -245,7 +179,7 @@ def apply(module, entry, rollback):
         return apply_folder(module, entry, attributes, wanted)
     if before == content and attributes == wanted:
         return None
-    rollback.keep(entry["path"], module.check_mode)
+    keep(entry["path"])
     if not module.check_mode:
         files.write(entry["path"], content, *wanted)
     return difference(entry, (before or b"").decode("utf-8", "replace"), content.decode("utf-8", "replace"))
@@ -278,24 +212,27 @@ def main():
         supports_check_mode=True,
     )
     result = {"changed": False}
-    with contextlib.nullcontext() if module.check_mode else locked(module.params["rollback_dir"]):
-        rollback = Rollback(module.params["rollback_dir"])
+    kept = rollback.Folder(module.params["rollback_dir"])
+    with contextlib.nullcontext() if module.check_mode else kept.held():
+        would_be_kept = set()
+        keep = would_be_kept.add if module.check_mode else kept.keep
         try:
             if module.params["state"] == "present":
-                diffs = [apply(module, entry, rollback) for entry in module.params["entries"]]
+                diffs = [apply(module, entry, keep) for entry in module.params["entries"]]
                 result["diff"] = [diff for diff in diffs if diff]
                 result["changed"] = bool(result["diff"])
             else:
-                result["changed"] = bool(rollback.files)
+                result["changed"] = bool(kept.replaced())
                 if not module.check_mode:
                     if module.params["state"] == "restored":
-                        rollback.restore()
-                    rollback.settle()
+                        kept.put_back()
+                    kept.settle()
+            pending = {*kept.replaced(), *would_be_kept}
         except files.Refusal as refusal:
             module.fail_json(msg=str(refusal))
         except OSError as error:
             module.fail_json(msg="%s can't be read or written: %s." % (error.filename or "A file", error.strerror))
-    module.exit_json(pending=sorted(rollback.files), **result)
+    module.exit_json(pending=sorted(pending), **result)
 
 
 if __name__ == "__main__":

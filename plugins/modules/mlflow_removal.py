@@ -116,7 +116,7 @@ import shutil
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import files, sqlite
+from ansible_collections.mlops.mlflow.plugins.module_utils import files, rollback, sqlite
 
 UNITS_DIR = "/etc/systemd/system"
 STAMPS_DIR = "/var/lib/systemd/timers"  # where systemd notes when a timer with Persistent= last went off
@@ -456,15 +456,15 @@ class Installation:
 
     def unfinished(self):
         """A sentence about data that a killed change has left half-way: their way back would be lost."""
-        path = os.path.join(self.wanted["config_dir"], "rollback", "change.json")
-        backup = json.loads(read(path) or "{}").get("backup")
+        kept = rollback.Folder(os.path.join(self.wanted["config_dir"], "rollback"))
+        backup = kept.noted().get("backup")
         if self.purge or not backup:
             return ""
         return (
             "A change of the data was killed half-way, and %s knows the way back; let `systemctl restart "
             "mlflow.service` or playbooks/site.yml go it first, or remove that file to keep the data as they are "
             "(%s has them as they were)."
-        ) % (path, backup)
+        ) % (kept.journal, backup)
 
     def processes(self):
         """A sentence about programs that run as the service's account, but not as part of its units."""
@@ -685,7 +685,7 @@ def whole_numbers(row):
 def locks(wanted):
     """Files that runs lock while they change something, and what that is; where there is none, nothing is changed."""
     return {
-        os.path.join(wanted["config_dir"], "rollback.lock"): "changing settings or data",  # managed_files, change.py
+        rollback.Folder(os.path.join(wanted["config_dir"], "rollback")).lock: "changing settings or data",
         os.path.join(wanted["install_dir"], ".build.lock"): "building a release",  # mlflow_release
     }
 

@@ -196,7 +196,6 @@ store:
 """
 
 import errno
-import fcntl
 import glob
 import grp
 import json
@@ -207,7 +206,7 @@ import shutil
 import socket
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlops.mlflow.plugins.module_utils import files, sqlite
+from ansible_collections.mlops.mlflow.plugins.module_utils import files, rollback, sqlite
 from ansible_collections.mlops.mlflow.plugins.module_utils.host import (
     SOMEBODY,
     described,
@@ -377,13 +376,6 @@ def socket_ports(listen):
     return {int(port) for port in re.findall(r":(\d+) \(Stream\)", listen)}
 
 
-def wait_for_others(rollback_dir):
-    """Let a change that another run has begun come to its end; see managed_files."""
-    if os.path.exists(rollback_dir + ".lock"):
-        with open(rollback_dir + ".lock", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-
-
 def read_database(path):
     database = {"exists": bool(path) and os.path.lexists(path), "revision": ""}
     if database["exists"]:
@@ -457,11 +449,12 @@ def main():
     wanted = module.params
     if os.geteuid() != 0:
         module.fail_json(msg="MLflow is installed as root: let Ansible become root (become: true).")
-    wait_for_others(wanted["rollback_dir"])
+    kept = rollback.Folder(wanted["rollback_dir"])
+    kept.wait()
     system = {**read_system(), "free_mb": free_mb(wanted["install_dir"])}
     nothing = {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS + TIMERS}
     units = read_units(module, UNITS + TIMERS) if system["systemd"] else nothing
-    pending = json.loads(read(os.path.join(wanted["rollback_dir"], "manifest.json")) or "{}")
+    pending = kept.replaced()
     secrets = os.path.join(os.path.dirname(wanted["settings"]), "secrets")
     module.exit_json(
         changed=False,
@@ -479,7 +472,7 @@ def main():
         running=read_running(units, wanted["install_dir"]),
         port=read_port(wanted["host"], wanted["port"], units),
         pending=sorted(pending),
-        change=json.loads(read(os.path.join(wanted["rollback_dir"], "change.json")) or "{}").get("phase", ""),
+        change=kept.noted().get("phase", ""),
         exposed=read_exposed(
             {"mlflow_install_dir": wanted["install_dir"], "mlflow_config_dir": os.path.dirname(wanted["settings"])},
             wanted["group"],

@@ -2,9 +2,9 @@
 
 import fcntl
 import getpass
-import json
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from mlflow_service import backup, change
@@ -23,12 +23,7 @@ def machine(tmp_path):
 
 def replace(machine, path, content):
     """Replace a file as the module managed_files does: the old one is kept until it is settled."""
-    machine.rollback.mkdir(exist_ok=True)
-    kept = {"exists": path.exists()}
-    if kept["exists"]:
-        kept["copy"] = str(machine.rollback / "0")
-        change.copy(path, machine.rollback / "0")
-    (machine.rollback / "manifest.json").write_text(json.dumps({str(path): kept}))
+    machine.rollback.keep(str(path))
     path.write_text(content)
 
 
@@ -47,14 +42,14 @@ def test_replaced_file_comes_back_with_its_content_and_mode(machine, tmp_path):
     path.write_text("old")
     path.chmod(0o640)
     replace(machine, path, "new")
-    machine.put_files_back(machine.replaced())
+    machine.rollback.put_back()
     assert path.read_text() == "old"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_new_file_goes_away_on_the_way_back(machine, tmp_path):
     replace(machine, tmp_path / "new.pem", "new")
-    machine.put_files_back(machine.replaced())
+    machine.rollback.put_back()
     assert not (tmp_path / "new.pem").exists()
 
 
@@ -62,10 +57,10 @@ def test_what_is_under_way_is_read_back(machine):
     journal = change.Journal(request(machine), "1-a")
     machine.write(journal, phase="migrating", backup="/var/backups/mlflow/x")
     assert machine.journal() == journal
-    assert stat.S_IMODE(machine.rollback.stat().st_mode) == 0o700
-    machine.settle()
+    assert stat.S_IMODE(Path(machine.rollback.path).stat().st_mode) == 0o700
+    machine.rollback.settle()
     assert machine.journal() is None
-    assert not machine.rollback.exists()
+    assert not Path(machine.rollback.path).exists()
 
 
 def test_nothing_is_unfinished_on_a_settled_machine(machine):
