@@ -21,8 +21,8 @@ down: ## Remove the machine, its data and the images it was made from
 logs: ## Follow the server's log
 	@docker exec $(MACHINE) journalctl --unit=mlflow --lines=50 --follow --output=cat
 
-test: $(tools) ## Lint, unit tests and every Molecule scenario; SCENARIO=name for one scenario
-	@$(run) python molecule/shared/suite.py $(SCENARIO)
+test: $(tools) ## Lint, unit tests and every Molecule scenario; SCENARIO=name for one, LANE=1/3 for a third of all
+	@$(run) python molecule/shared/suite.py $(if $(LANE),--lane $(LANE)) $(SCENARIO)
 
 bench: $(tools) ## Measure beside stock MLflow and hand-written installs; ONLY=group for one group
 	@python3 molecule/shared/machine.py image bookworm >/dev/null

@@ -1,11 +1,12 @@
-"""All checks of the repository: ``python molecule/shared/suite.py [--lint | --check | SCENARIO …]``.
+"""All checks of the repository: ``python molecule/shared/suite.py [--lint | --check | --lane 1/3 | SCENARIO …]``.
 
 Without arguments: lint, unit tests, then every Molecule scenario, some at a time; ``--check`` leaves the scenarios
-out. What a check prints goes to ``build/test/``; of a failed one the end is shown, and when all have ended, how long
-each step took (times.py). The last line is ``N passed, N failed``: pytest's tests where a check has some, the check
-itself where it has none.
+out, and ``--lane 1/3`` does its third of all, for machines that share the work. What a check prints goes to
+``build/test/``; of a failed one the end is shown, and when all have ended, how long each step took (times.py). The
+last line is ``N passed, N failed``: pytest's tests where a check has some, the check itself where it has none.
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import os
@@ -134,22 +135,43 @@ def make_images() -> None:
     machine.image("bookworm-installed-postgresql")
 
 
+def lane(text: str) -> tuple[int, int]:
+    """``2/3`` as the second of three."""
+    number, of = (int(part) for part in text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError(text)
+    return number, of
+
+
+def read(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The checks and the scenarios that are asked for."""
+    parser = argparse.ArgumentParser(description="Check the repository.")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="only these")
+    parser.add_argument("--lint", action="store_true", help="only lint")
+    parser.add_argument("--check", action="store_true", help="only lint and unit tests")
+    parser.add_argument(
+        "--lane", type=lane, default=(1, 1), metavar="N/M", help="one of so many parts of all scenarios"
+    )
+    given = parser.parse_args(arguments)
+    if unknown := set(given.scenarios) - set(scenarios()):
+        parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are {', '.join(scenarios())}")
+    number, of = given.lane
+    checks = [] if given.scenarios or number > 1 else [name for name in CHECKS if name != UNIT or not given.lint]
+    if given.lint or given.check:
+        return checks, []
+    return checks, given.scenarios or scenarios()[number - 1 :: of]
+
+
 def main(arguments: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
-    options = {"--lint", "--check"} & set(arguments)
-    unknown = set(arguments) - options - set(scenarios())
-    if unknown:
-        print(f"No scenario is called {', '.join(sorted(unknown))}; there are {', '.join(scenarios())}.")
-        return 2
-    named = [name for name in arguments if name not in options]
-    wanted = [] if named else [name for name in CHECKS if name != UNIT or "--lint" not in options]
+    wanted, named = read(arguments)
     done: list[Check] = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         checks = pool.submit(lambda: [Check(name, CHECKS[name]).run() for name in wanted])
         try:
-            if not options:
+            if named:
                 make_images()  # meanwhile
-                done += pool.map(lambda name: scenario_check(name).run(), named or scenarios())
+                done += pool.map(lambda name: scenario_check(name).run(), named)
         except machine.SetupError as error:
             print(error)
             done.append(Check("images", [], failed=1))
