@@ -186,9 +186,8 @@ def service_files(role_path: Path) -> dict[str, str]:
     """The program on the machine, mlflow_service, as a release carries it: texts by their path below site-packages."""
     root = role_path / "files/site-packages"
     folders = (root / "mlflow_service", root / "mlflow_service-1.dist-info")
-    files = sorted(
-        path for folder in folders for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
-    )
+    found = (path for folder in folders for path in folder.rglob("*"))
+    files = sorted(path for path in found if path.is_file() and path.parent.name != "__pycache__")
     return {str(path.relative_to(root)): path.read_text(encoding="utf-8").rstrip() for path in files}
 
 

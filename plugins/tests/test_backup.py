@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_service import backup
-from mlflow_service.backup import BackupError
+from mlflow_service.backup import BackupError, creating, folder, manifest, model, postgresql, restoring
 
 PACKAGES = Path(backup.__file__).parents[1]
 REVISION = "dc11669786a5"
@@ -79,7 +79,7 @@ class Installation:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    monkeypatch.setattr(backup, "running_release", lambda: "3.17.2-0123456789ab")
+    monkeypatch.setattr(creating, "running_release", lambda: "3.17.2-0123456789ab")
     return Installation(tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_manifest_says_what_the_backup_is(here):
     manifest = backup.read_manifest(path)
     assert manifest["name"] == path.name
     assert path.name.endswith("-before-3.18.0")
-    assert backup.NAME.fullmatch(path.name)
+    assert model.NAME.fullmatch(path.name)
     assert manifest["store"] == {"kind": "sqlite", "name": f"sqlite:///{here.database}"}
     assert manifest["schema_revision"] == REVISION
     assert manifest["files"]["database.sqlite"]["bytes"] == (path / "database.sqlite").stat().st_size
@@ -295,7 +295,7 @@ def test_backup_is_the_newest_also_after_the_clock_was_ahead(here):
 
 def test_second_backup_waits_for_the_first(here, monkeypatch):
     here.back_up()
-    monkeypatch.setattr(backup, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(folder, "LOCK_SECONDS", 0)
     with (here.backups / ".lock").open() as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         with pytest.raises(BackupError, match="Another backup"):
@@ -331,7 +331,7 @@ def change(path, **news):
 def sign(path, **news):
     """Change a manifest as its maker would."""
     change(path, **news)
-    change(path, sha256=backup.manifest_checksum(json.loads((path / "manifest.json").read_text())))
+    change(path, sha256=manifest.manifest_checksum(json.loads((path / "manifest.json").read_text())))
 
 
 @pytest.mark.parametrize(
@@ -387,21 +387,21 @@ def test_newer_pg_restore_sets_nothing_that_an_older_server_does_not_know(tmp_pa
     passed = {}
     for version in (150004, 170002):
         with (tmp_path / "script").open("rb") as source, (tmp_path / "passed").open("wb") as target:
-            backup.pass_on(source, target, version)
+            postgresql.pass_on(source, target, version)
         passed[version] = (tmp_path / "passed").read_bytes()
     assert passed[170002] == script
     assert passed[150004] == script.replace(b"SET transaction_timeout = 0;\n", b"", 1)
 
 
 def test_oldest_client_that_is_not_older_than_the_server_is_taken(monkeypatch):
-    monkeypatch.setattr(backup, "client_versions", lambda: {15: Path("/15"), 16: Path("/16"), 17: Path("/17")})
-    assert [backup.client_folder(version) for version in (130001, 160002, 170000)] == [
+    monkeypatch.setattr(postgresql, "client_versions", lambda: {15: Path("/15"), 16: Path("/16"), 17: Path("/17")})
+    assert [postgresql.client_folder(version) for version in (130001, 160002, 170000)] == [
         Path("/15"),
         Path("/16"),
         Path("/17"),
     ]
     with pytest.raises(BackupError, match="pg_dump on this machine is of version 17, and the server is PostgreSQL 18"):
-        backup.client_folder(180000)
+        postgresql.client_folder(180000)
 
 
 # What the service's account can do to it
@@ -486,7 +486,7 @@ def test_copy_that_somebody_holds_open_is_not_what_the_backup_keeps(tmp_path):
     made = tmp_path / "copy"
     made.write_bytes(b"good" * 1000)
     with made.open("r+b") as held:
-        backup.take(made, tmp_path / "kept")
+        folder.take(made, tmp_path / "kept")
         held.write(b"evil")
         held.flush()
     assert (tmp_path / "kept").read_bytes() == b"good" * 1000
@@ -497,7 +497,7 @@ def test_copy_that_nobody_holds_open_is_taken_as_it_is(tmp_path):
     made = tmp_path / "copy"
     made.write_bytes(b"good")
     number = made.stat().st_ino
-    backup.take(made, tmp_path / "kept")
+    folder.take(made, tmp_path / "kept")
     assert (tmp_path / "kept").stat().st_ino == number
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
 
@@ -511,9 +511,9 @@ def test_backup_in_a_folder_of_others_leads_nowhere_by_a_link(here, tmp_path, me
     precious = tmp_path / "precious"
     (theirs / member).rename(precious)  # the same content, so that every checksum is right
     (theirs / member).symlink_to(precious)
-    for folder in (theirs, *theirs.iterdir()):
-        if folder.is_dir():
-            folder.chmod(0o777)
+    for place in (theirs, *theirs.iterdir()):
+        if place.is_dir():
+            place.chmod(0o777)
     with pytest.raises(BackupError, match=r"is a link|is missing"):
         backup.restore_database(theirs, here.environment)
 
@@ -522,6 +522,6 @@ def test_secret_comes_back_for_root_whoever_the_manifest_names(here):
     (here.config / "secrets").mkdir()
     (here.config / "secrets" / "kek-passphrase").write_text("a secret")
     wanted = {"owner": "nobody", "group": "nogroup", "mode": "0640"}
-    backup.restore_secret(backup.Service(here.environment), here.config / "secrets" / "kek-passphrase", wanted)
+    restoring.restore_secret(backup.Service(here.environment), here.config / "secrets" / "kek-passphrase", wanted)
     found = (here.config / "secrets" / "kek-passphrase").stat()
     assert (found.st_uid, found.st_gid) == (os.geteuid(), backup.Service(here.environment).account.pw_gid)

@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from mlflow_service import backup, change
+from mlflow_service import change
+from mlflow_service.backup import folder as backup_folder
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ def test_no_backup_begins_while_the_data_change(migrating, machine, monkeypatch)
 
 
 def test_change_that_waits_too_long_for_a_backup_leaves_the_server_alone(migrating, machine, tmp_path, monkeypatch):
-    monkeypatch.setattr(backup, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(backup_folder, "LOCK_SECONDS", 0)
     replace(machine, tmp_path / "unit", "new")
     with (tmp_path / "backups" / ".lock").open("w") as backing_up:
         fcntl.flock(backing_up, fcntl.LOCK_EX)

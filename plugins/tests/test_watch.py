@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import json
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ import time
 
 import pytest
 from mlflow_service import pulse, watch
+from mlflow_service.backup.manifest import write_manifest
 
 ENVIRONMENT = {"MLFLOW_SERVICE_PREVIOUS_SETTINGS": "/etc/mlflow/previous.env", "MLFLOW_CHECK_RESTART_AFTER": "3"}
 
@@ -315,10 +315,12 @@ def test_metrics_are_prometheus_text(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "shown", lambda *_: {"Result": "exit-code"})
     made = tmp_path / "20260101T000000Z-3.17.2"
     made.mkdir()
-    manifest = {"created": "2026-01-01T00:00:00+00:00", "files": {"a": {"bytes": 5}, "b": {"bytes": 6}}, "name": "x"}
-    manifest |= {"mlflow_version": "3.17.2", "schema_revision": "r", "store": {}, "label": "", "format": 1}
-    monkeypatch.setattr(watch.backup, "read_manifest_alone", lambda _: manifest)
-    (made / "manifest.json").write_text(json.dumps(manifest))
+    files = {
+        member: {"bytes": size, "sha256": "0" * 64} for member, size in (("database.sqlite", 5), ("artifacts.tar", 6))
+    }
+    words = {"name": made.name, "created": "2026-01-01T00:00:00+00:00", "mlflow_version": "3.17.2", "release": "r"}
+    words |= {"schema_revision": "r", "host": "h", "label": "", "store": {"kind": "sqlite", "name": "sqlite:////x"}}
+    write_manifest(made, {"format": 1, **words, "files": files})
     steps = {"health": {"ok": True, "milliseconds": 12.5, "error": None}}
     settings = watch.Settings(tmp_path, backup_dir=str(tmp_path), certificates=['/no"thing.pem'])
     result = {"version": "3.17.2", "ok": True, "steps": steps, "hung": 0}

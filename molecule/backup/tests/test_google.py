@@ -20,7 +20,8 @@ print(backup.resolve(sys.argv[1], Path(sys.argv[2]), settings.read("/etc/mlflow/
 OTHERS = """
 import json, shutil, sys
 from pathlib import Path
-from mlflow_service import backup, bucket, settings
+from mlflow_service import backup, settings
+from mlflow_service.backup import bucket
 path = Path("/srv/20200101T000000Z-3.17.2")
 shutil.copytree(sys.argv[1], path)
 manifest = json.loads((path / "manifest.json").read_text()) | {"name": path.name, "host": "other"}
@@ -141,7 +142,8 @@ def test_upload_that_breaks_off_counts_as_no_backup(sender, google):
     code = """
 import json, sys
 from pathlib import Path
-from mlflow_service import backup, bucket as place, settings
+from mlflow_service import backup, settings
+from mlflow_service.backup import bucket as place
 marks = backup.read_manifest_alone(Path(sys.argv[1]))["host"]
 with place.google(sys.argv[2], settings.read("/etc/mlflow/mlflow.env")) as (client, bucket, folder):
     blob = client.bucket(bucket).blob(f"{folder}/20220101T000000Z-3.17.2/database.sqlite")
