@@ -34,6 +34,7 @@ CHECKS = {
     "yamllint": ["yamllint", "--strict", "."],
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
+    "floors": ["lint-imports", "--no-cache", ".importlinter"],
     "ansible-lint": ["ansible-lint", "--offline"],
     "changelog": ["antsibull-changelog", "lint"],
     "documents": ["python", "molecule/shared/documents.py", "--check"],

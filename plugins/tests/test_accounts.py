@@ -11,7 +11,7 @@ import stat
 import threading
 
 import pytest
-from mlflow_service import accounts, admin, check, keys, local_key, users
+from mlflow_service import accounts, admin, client, keys, local_key, users
 
 
 class Hashes:
@@ -174,13 +174,13 @@ def server(runtime_folder):
 
 
 def test_check_takes_the_key_that_its_own_request_has_brought_about(server):
-    check.Server(server, local_key=True).request("GET", "/health")
+    client.Server(server, local_key=True).request("GET", "/health")
 
 
 def test_key_is_sent_only_where_it_is_asked_for(server):
     local_key.write("admin")
-    with pytest.raises(check.CheckError) as refused:
-        check.Server(server).request("GET", "/health")
+    with pytest.raises(client.ServerError) as refused:
+        client.Server(server).request("GET", "/health")
     assert refused.value.status == 401
 
 
@@ -188,7 +188,7 @@ class Recorded(users.Accounts):
     """Accounts of a server that is not there: what would be asked of it, and what it would answer."""
 
     def __init__(self, granted=(), pretend=False):
-        super().__init__(check.Server("http://nowhere"), pretend)
+        super().__init__(client.Server("http://nowhere"), pretend)
         self.asked = []
         self.passwords = {"alice": "right"}
         self.rows = [
@@ -209,7 +209,7 @@ class Recorded(users.Accounts):
             return {"role_permissions": [{**row, "id": number} for number, row in enumerate(self.rows, 40)]}
         if method == "GET" and "experiments/get-by-name" in path:
             if "churn" not in path:
-                raise check.CheckError("no such experiment", 404)
+                raise client.ServerError("no such experiment", 404)
             return {"experiment": {"experiment_id": "12"}}
         self.asked.append((method, path.rpartition("/mlflow/")[2], body))
         return {}
@@ -263,7 +263,7 @@ def test_no_permission_on_what_does_not_exist_is_what_there_is():
 def test_answer_that_is_none_of_mlflows_is_one_sentence(runtime_folder, monkeypatch, answer):
     """The server may be somebody else's by now."""
     local_key.write("admin")
-    monkeypatch.setattr(check.Server, "request", lambda *_, **__: answer)
+    monkeypatch.setattr(client.Server, "request", lambda *_, **__: answer)
     done = users.reconcile(users.Wanted("http://nowhere", "admin", "/nowhere"), pretend=False)
     assert done == {"changed": [], "errors": ["the server answers what MLflow does not."], "waiting": []}
 

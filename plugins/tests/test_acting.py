@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from mlflow_service import acting, check, local_key
+from mlflow_service import acting, client, local_key
 
 NOBODY = {}  # we are who we are: which account it is makes no difference here
 
@@ -183,27 +183,27 @@ def answering():
 def test_redirection_is_not_followed(answering):
     other = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nseen")
     url = answering(f"HTTP/1.1 302 Found\r\nLocation: {other}/\r\nContent-Length: 0\r\n\r\n".encode())
-    with pytest.raises(check.CheckError, match="answered 302") as caught:
-        check.Server(url, 10, authorization="Basic c2VjcmV0").request("GET", "/health")
+    with pytest.raises(client.ServerError, match="answered 302") as caught:
+        client.Server(url, 10, authorization="Basic c2VjcmV0").request("GET", "/health")
     assert caught.value.status == 302
 
 
 def test_answer_in_drops_ends_in_time(answering):
     started = time.monotonic()
     url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 1000, pause=0.1)
-    with pytest.raises(check.CheckError, match="got no answer"):
-        check.Server(url, 1.0).request("GET", "/health")
+    with pytest.raises(client.ServerError, match="got no answer"):
+        client.Server(url, 1.0).request("GET", "/health")
     assert time.monotonic() - started < 20
 
 
 def test_answer_without_an_end_is_bounded(answering, monkeypatch):
-    monkeypatch.setattr(check, "ANSWER_LIMIT", 100_000)
+    monkeypatch.setattr(client, "ANSWER_LIMIT", 100_000)
     url = answering(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000)
-    with pytest.raises(check.CheckError, match="more than 100000 bytes"):
-        check.Server(url, 10).request("GET", "/health")
+    with pytest.raises(client.ServerError, match="more than 100000 bytes"):
+        client.Server(url, 10).request("GET", "/health")
 
 
 def test_refusal_is_one_line_with_its_status(answering):
     url = answering(b"HTTP/1.1 503 Unavailable\r\nContent-Length: 9\r\n\r\ntwo\nlines")
-    with pytest.raises(check.CheckError, match=r"^GET /health answered 503: two lines$"):
-        check.Server(url, 10).request("GET", "/health")
+    with pytest.raises(client.ServerError, match=r"^GET /health answered 503: two lines$"):
+        client.Server(url, 10).request("GET", "/health")

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 from mlflow import env_line
-from mlflow_service import admin, check, imports, ready, settings, takeover
+from mlflow_service import admin, check, client, imports, ready, settings, takeover
 from mlflow_service.app import WARM_UP, Service
 
 
@@ -257,7 +257,7 @@ def server():
         handler = type("Handler", (Answers,), attributes)
         started.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
         threading.Thread(target=started[-1].serve_forever, daemon=True).start()
-        return check.check(check.Server(f"http://127.0.0.1:{started[-1].server_port}"), "3.17.2")
+        return check.check(client.Server(f"http://127.0.0.1:{started[-1].server_port}"), "3.17.2")
 
     yield run
     for one in started:
@@ -294,7 +294,7 @@ def test_server_that_is_not_there_is_one_sentence_a_step():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    result = check.check(check.Server(f"http://127.0.0.1:{port}"), "3.17.2")
+    result = check.check(client.Server(f"http://127.0.0.1:{port}"), "3.17.2")
     assert failed(result) == list(check.STEPS)
     assert "got no answer: [Errno 111] Connection refused" in result["steps"]["health"]["error"]
 
