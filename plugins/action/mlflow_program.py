@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
         )
         command = {"argv": given["argv"]}
         if given["request"] is not None:
-            command["stdin"] = json.dumps(given["request"])
+            command["stdin"] = json.dumps(given["request"], default=str)  # YAML makes dates of some words
         # The module for commands would write what it is asked to the machine's journal.
         quiet = {**(task_vars or {}), "ansible_no_target_syslog": True}
         done = self._execute_module(module_name="ansible.legacy.command", module_args=command, task_vars=quiet)

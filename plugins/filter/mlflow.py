@@ -17,7 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils import (
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings
 
 
-def mlflow_follows(settings: Mapping, role_path: str, state: Mapping, told: Mapping) -> dict[str, object]:
+def mlflow_follows(settings: Mapping, role_path: str, state: Mapping, told: Mapping, *names: str) -> dict[str, object]:
     """What follows from the settings, and from the machine's state where it has been read; see mlflow_installation.py.
 
     Args:
@@ -25,8 +25,10 @@ def mlflow_follows(settings: Mapping, role_path: str, state: Mapping, told: Mapp
         role_path: the role's folder.
         state: what the module mlflow_state found, or nothing.
         told: the machine's name, and what is special to its system.
+        names: what is wanted of the settings alone; all without.
     """
-    return mlflow_installation.follows(MlflowSettings(settings, role_path), state, told)
+    wanted = names or mlflow_installation.OF_THE_SETTINGS
+    return mlflow_installation.follows(MlflowSettings(settings, role_path), state, told, wanted)
 
 
 def installation(settings: Mapping, role_path: str, state: Mapping, told: Mapping) -> mlflow_installation.Installation:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from ansible.plugins.lookup import LookupBase
 
@@ -20,6 +21,13 @@ options:
     type: list
     elements: path
     required: true
+  contents_of:
+    description: >-
+      Names of settings that name a file on the control node; where there is one, its text is added as
+      C(NAME.content), also where it is encrypted with Ansible's vault.
+    type: list
+    elements: str
+    default: []
   matching:
     description: A regular expression; only settings whose names it matches from the start are looked up.
     type: str
@@ -50,4 +58,9 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=options)
         defaults = self._loader.load_from_file(os.path.join(str(terms[0]), "defaults", "main.yml"))
         names = [name for name in defaults if re.match(self.get_option("matching"), name)]
-        return [{name: self._templar.template(variables[name]) for name in names}]
+        found = {name: self._templar.template(variables[name]) for name in names}
+        for name in self.get_option("contents_of"):
+            if found[name] and os.path.isfile(str(found[name])):
+                real = self._loader.get_real_file(os.path.realpath(str(found[name])))
+                found[f"{name}.content"] = Path(real).read_text(encoding="utf-8")
+        return [found]

@@ -16,6 +16,8 @@ EXAMPLES = {
     "haproxy_unlimited_networks": '["10.20.0.0/16"]',
     "haproxy_monitoring_networks": '["10.20.0.0/16"]',
     "haproxy_virtual_peers": '["10.20.0.6"]',
+    "haproxy_joined_servers": '[{"name": "a", "address": "10.20.0.6", "port": 5001}]',
+    "haproxy_joined_peers": '["10.20.0.6"]',
 }
 COUNTS = (
     "haproxy_server_max_requests",
@@ -45,7 +47,7 @@ def reach(s: Settings) -> Iterator[str]:
         )
     prefix, check = s.text("haproxy_path_prefix"), s.text("haproxy_check_path")
     if (
-        first_wrong([prefix], r"(/[A-Za-z0-9._-]+)*") is not None
+        first_wrong([s["haproxy_path_prefix"]], r"(/[A-Za-z0-9._-]+)*") is not None
         or first_wrong([check], r"(/[A-Za-z0-9._-]+)+") is not None
     ):
         yield (

@@ -52,7 +52,9 @@ def server_environment(
         "MLFLOW_STATIC_PREFIX": s["mlflow_static_prefix"],
         "MLFLOW_WORKERS": workers,
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(dict.fromkeys([*origins, *s["mlflow_cors_allowed_origins"]])),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
+            dict.fromkeys(map(str, [*origins, *s["mlflow_cors_allowed_origins"]]))
+        ),
         "MLFLOW_SERVER_X_FRAME_OPTIONS": s["mlflow_x_frame_options"],
         "MLFLOW_BACKEND_STORE_URI": s.store_uri,
         "MLFLOW_READ_REPLICA_BACKEND_STORE_URI": (

@@ -7,11 +7,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_environment, wheels
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_environment, postgres_address, wheels
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings, version
 
 PYTHON_MINIMUM = "3.10"  # MLflow 3's
@@ -151,7 +151,8 @@ class Installation:
     @cached_property
     def switches(self) -> bool:
         """Whether another store is in use than the one that the settings name."""
-        return self.state["store"]["name"] not in ("", self.settings.store)
+        used = self.state["store"]["name"]
+        return used != "" and self.settings.store not in (used, renamed(used))
 
     @cached_property
     def units_off(self) -> bool:
@@ -182,12 +183,22 @@ class Installation:
         return sorted(timer for timer in every if is_on.get(timer, [False, False]) != [timer in self.timers_wanted] * 2)
 
 
+def renamed(store: str) -> str:
+    """A store's name as it would be now: releases from before left a port out of some."""
+    try:
+        return str(postgres_address.read(store))
+    except ValueError:
+        return store
+
+
 def service_files(role_path: Path) -> dict[str, str]:
     """The program on the machine, mlflow_service, as a release carries it: texts by their path below site-packages."""
     root = role_path / "files/site-packages"
     folders = (root / "mlflow_service", root / "mlflow_service-1.dist-info")
     found = (path for folder in folders for path in folder.rglob("*"))
-    files = sorted(path for path in found if path.is_file() and path.parent.name != "__pycache__")
+    files = sorted(
+        path for path in found if path.is_file() and path.parent.name != "__pycache__" and not path.name.startswith(".")
+    )
     return {str(path.relative_to(root)): path.read_text(encoding="utf-8").rstrip() for path in files}
 
 
@@ -210,9 +221,18 @@ def allowed_hosts(names: list[str]) -> list[str]:
     return list(dict.fromkeys(patterns))
 
 
-def follows(settings: MlflowSettings, state: Mapping, told: Mapping) -> dict[str, object]:
-    """All that the role's tasks and templates go by, without what needs the machine's state where there is none yet."""
-    found = {name: getattr(settings, name) for name in OF_THE_SETTINGS}
+def follows(
+    settings: MlflowSettings, state: Mapping, told: Mapping, names: Iterable[str] = OF_THE_SETTINGS
+) -> dict[str, object]:
+    """What the role's tasks and templates go by, without what needs the machine's state where there is none yet.
+
+    Args:
+        settings: those of the role that it follows from.
+        state: see `Installation`.
+        told: see `Installation`.
+        names: of what is wanted that follows from the settings alone; all without.
+    """
+    found = {name: getattr(settings, name) for name in names}
     if state:
         here = Installation(settings, state, told)
         found |= {name: getattr(here, name) for name in OF_THE_MACHINE}

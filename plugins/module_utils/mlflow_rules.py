@@ -29,6 +29,10 @@ EXAMPLES = {
     "mlflow_required_mounts": '["/srv/mlflow"]',
     "mlflow_server_options": '["--expose-prometheus=/run/metrics"]',
     "mlflow_users": '[{"name": "alice", "password": "…"}]',
+    "mlflow_servers": '["mlflow-1", "mlflow-2"]',
+    "mlflow_front_names": '["mlflow.example.com"]',
+    "mlflow_front_origins": '["https://mlflow.example.com"]',
+    "mlflow_front_certificates": '["/etc/haproxy/certificates/*.pem"]',
 }
 
 SETTINGS_WITH_SECRETS = (
@@ -176,9 +180,9 @@ def reach(s: MlflowSettings) -> Sentences:
             "and delete everything; set mlflow_auth_enabled to true, or mlflow_host to 127.0.0.1 with a front before it that "
             "authenticates users, or, where that is what you want, mlflow_allow_anonymous to true."
         )
-    if first_wrong([prefix], r"(/[A-Za-z0-9._~-]+)*") is not None:
+    if first_wrong([s["mlflow_static_prefix"]], r"(/[A-Za-z0-9._~-]+)*") is not None:
         yield (
-            f"mlflow_static_prefix is {prefix}; it begins with a slash, does not end with one, "
+            f"mlflow_static_prefix is {s['mlflow_static_prefix']}; it begins with a slash, does not end with one, "
             "and has letters, digits and . _ ~ - between them, such as /mlflow."
         )
     if s.flag("mlflow_auth_enabled") and re.match(r"/(static|health|favicon\.ico)", prefix):
@@ -292,7 +296,7 @@ def wrong_permissions(user: dict, name: str, permissions: list[str]) -> Sentence
 
 def database(s: MlflowSettings) -> Sentences:
     direct, port = s.text("mlflow_postgres_direct_host"), s.number("mlflow_postgres_direct_port")
-    if re.search(r"[\s:]", direct) and not is_address(direct):
+    if re.search(r"[\s:]", direct) and (not is_address(direct) or "%" in direct):
         yield (
             f"mlflow_postgres_direct_host is {direct}; it is a host name, an address or the folder of a Unix socket, "
             "and its port stands in mlflow_postgres_direct_port."

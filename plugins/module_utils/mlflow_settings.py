@@ -42,8 +42,11 @@ class MlflowSettings(Settings):
 
     @cached_property
     def lock(self) -> str:
-        """Its text; empty where there is no such file."""
-        return self.lock_file.read_text(encoding="utf-8").rstrip() if self.lock_file.is_file() else ""
+        """Its text; empty where there is no such file. The operator's own may be encrypted with Ansible's vault."""
+        text = self.get("mlflow_requirements_file.content")
+        if text is None:
+            text = self.lock_file.read_text(encoding="utf-8") if self.lock_file.is_file() else ""
+        return text.rstrip()
 
     @cached_property
     def wheelhouse(self) -> str:
@@ -173,9 +176,13 @@ class MlflowSettings(Settings):
     def own_database(self) -> dict[str, object]:
         """The database for this server on a PostgreSQL of the same machine, whatever store is in use; empty elsewhere.
 
+        One that only a connection string names was not made for it by the settings, and is none.
+
         With the accounts' database beside it, ``auth``, the ``owner`` and the ``port``; see the module mlflow_removal.
         """
         name = self.text("mlflow_postgres_database")
+        if self.text("mlflow_postgres_connection_string") and not self.text("mlflow_postgres_direct_host"):
+            return {}
         address = postgres_address.of_server({**self, "mlflow_backend_store": "postgresql"})
         if address is None or not address.is_here or address.database != name:
             return {}

@@ -12,9 +12,10 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.settings import IMAGI
 
 ADDRESS = r"[^\s/\"']+:\d{1,5}"
 TARGETS = ("alertmanagers", "mlflow_targets", "node_targets", "postgres_targets")
+LISTS = (*TARGETS, "joined_targets")
 EXAMPLES = {
     "monitoring_parts": '["prometheus", "node"]',
-    **{f"monitoring_{name}": '["mlflow.example.com:443"]' for name in TARGETS},
+    **{f"monitoring_{name}": '["mlflow.example.com:443"]' for name in LISTS},
 }
 PARTS = ("prometheus", "node", "postgres")
 AT_LEAST_ONE = (1, IMAGINABLE, "take 1 or more")

@@ -15,11 +15,11 @@ PORT = 5432
 SOCKET_FOLDER = "/var/run/postgresql"  # of Debian's and RHEL's packages
 # What a connection string consists of. Source: SQLAlchemy, engine/url.py, _parse_url, which MLflow reads it by
 FORM = re.compile(
-    r"postgres(ql)?(\+\w+)?://([^:/]*(:[^@]*)?@)?(?P<place>[^/?]*)(/(?P<name>[^?]*))?(\?(?P<options>.*))?", re.DOTALL
+    r"postgres(ql)?(\+\w+)?://([^:/]*(:[^@]*)?@)?(?P<place>[^/?@]*)(/(?P<name>[^?@]*))?(\?(?P<options>([^=@]*=.*)?))?",
+    re.DOTALL,
 )
-PLACE = re.compile(
-    r"(?P<host>\[[^\]]*\]|[^:]*|.*:\d+,[^:]*)(:(?P<port>\d+))?"
-)  # of several hosts, all but the last port
+# Of several hosts, all but the last port belong to the host.
+PLACE = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*|.*:\d+,[^:]*)(:(?P<port>\d*))?")
 
 
 def is_local(host: str) -> bool:
@@ -93,7 +93,8 @@ def of_server(known: Mapping, socket_folder: str = SOCKET_FOLDER) -> Address | N
     port = known.get("mlflow_postgres_port") or PORT
     database = setting(known, "mlflow_postgres_database")
     try:
-        found = read(given, host, port, database) if given else Address(str(host), str(port), str(database))
+        # Beside a connection string PGHOST is not set, so what it leaves out is libpq's default.
+        found = read(given, SOCKET_FOLDER, port, database) if given else Address(str(host), str(port), str(database))
     except ValueError:  # the role's preflight says what is wrong with it
         return None
     if known.get("mlflow_postgres_direct_host"):

@@ -104,10 +104,11 @@ class Folder:
 
 
 def read_json(path):
-    if not os.path.exists(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
         return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
 
 
 def write_json(path, content):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-TRUE = ("true", "yes", "on", "1", "y", "t")  # what Ansible takes for true
+TRUE = ("true", "yes", "on", "1")  # what Ansible's filter `bool`, by which tasks go, takes for true
 PORT = (1, 65535, "a TCP port is a number from 1 to 65535")
 SQL_NAME = r"[a-z_][a-z0-9_]{0,62}"  # of a database or a user that needs no quotes in SQL
 LISTEN_ADDRESS = r"\*|[A-Za-z0-9.:%_-]+"
@@ -22,7 +22,11 @@ IMAGINABLE = 10**15  # more than any count, size or time that a setting can mean
 def number(value: object) -> int:
     """A whole number, or 0 for what is none; as Jinja's filter ``int``."""
     try:
-        return int(float(str(value))) if "." in str(value) else int(str(value))
+        return int(value) if isinstance(value, bool) else int(str(value))
+    except ValueError:
+        pass
+    try:
+        return int(float(str(value)))
     except (OverflowError, ValueError):
         return 0
 

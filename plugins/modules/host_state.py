@@ -14,7 +14,7 @@ options:
   paths:
     description: Paths of files that may be there.
     type: list
-    elements: path
+    elements: str
     default: []
 author: The authors of this repository
 """
@@ -45,7 +45,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.host import read_syst
 
 
 def main():
-    spec = {"paths": {"type": "list", "elements": "path", "default": []}}
+    spec = {"paths": {"type": "list", "elements": "str", "default": []}}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     missing = [path for path in module.params["paths"] if not os.path.isfile(path)]
     module.exit_json(changed=False, system=read_system(), missing=missing)

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
@@ -15,6 +17,7 @@ REPORT = "import json, sys; print(json.dumps({'words': len(json.load(sys.stdin))
 SILENT = "import sys; sys.stdin.read(); print('no JSON'); sys.exit('first line\\nthe reason')"
 ASKED: dict[str, dict] = {
     "report": {"program": REPORT % [], "request": {"password": SECRET, "more": 1}},
+    "date": {"program": "import sys; print(sys.stdin.read())", "request": {"on": date(2026, 1, 1)}},
     "change": {"program": REPORT % ["The user alice was made."], "request": {}},
     "silence": {"program": SILENT, "request": {"password": SECRET}, "question": "The stores could not be asked"},
     "on trial": {"program": "raise SystemExit(3)", "changes": True},
@@ -33,7 +36,7 @@ def ask(folder: Path, asked: dict[str, dict], *arguments: str) -> tuple[dict[str
             {"ansible.builtin.copy": content, "check_mode": False},
         ]
     playbook = folder / "playbook.yml"
-    playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
     command = [str(PLAYBOOK), "--inventory", "localhost,", "--connection", "local", "-vvv", *arguments, str(playbook)]
     here = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
     done = subprocess.run(command, cwd=ROOT, env=here, capture_output=True, text=True)
@@ -51,6 +54,10 @@ def test_report_is_read_and_says_whether_anything_has_changed(answers):
     assert asked["report"]["report"] == {"words": 2, "changed": []}
     assert [asked[name]["changed"] for name in ("report", "change")] == [False, True]
     assert [asked[name]["answered"] for name in ("report", "change")] == [True, True]
+
+
+def test_date_of_an_inventory_is_asked_about_as_text(answers):
+    assert answers[0]["date"]["report"] == {"on": "2026-01-01"}
 
 
 def test_program_without_a_report_fails_with_its_last_word(answers):

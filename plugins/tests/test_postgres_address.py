@@ -29,6 +29,7 @@ def test_connection_string_names_the_installed_driver_and_keeps_the_rest(given, 
             "postgresql://h:5433/d",
         ),
         ({"mlflow_postgres_connection_string": "postgresql://u:p/q:r?s@h/d"}, "postgresql://h:5432/d"),
+        ({"mlflow_postgres_connection_string": "postgresql://u:p@h:/d?application_name=a@b"}, "postgresql://h:5432/d"),
         ({"mlflow_postgres_connection_string": "postgresql://u:p@[fd00::1]/d"}, "postgresql://[fd00::1]:5432/d"),
         ({"mlflow_postgres_connection_string": "postgresql://u:p@h:1,i:2/d"}, "postgresql://h:1,i:2/d"),
         (
@@ -76,6 +77,7 @@ def test_server_on_sqlite_and_a_string_that_is_none_have_no_address():
         ({"mlflow_postgres_connection_string": "postgresql://u:p@[::1]:5433/d"}, True),
         ({"mlflow_postgres_connection_string": "postgresql://u:p@%2Fvar%2Frun%2Fpostgresql/d"}, True),
         ({"mlflow_postgres_connection_string": "postgresql:///d"}, True),
+        ({"mlflow_postgres_connection_string": "postgresql:///d", "mlflow_postgres_host": "db1"}, True),  # no PGHOST
         ({"mlflow_postgres_connection_string": "postgresql://u:p@db1/d"}, False),
     ],
 )

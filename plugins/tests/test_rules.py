@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,9 @@ from types import FrameType, ModuleType
 
 import pytest
 import yaml
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation
 from ansible_collections.mlops.mlflow.plugins.module_utils.defaults import of_role
+from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = Path(__file__).with_name("refused")
@@ -271,6 +274,7 @@ def test_permission_is_one_that_the_version_knows():
     "given",
     [
         {"mlflow_port": "8080", "mlflow_workers": "4"},  # from the command line
+        {"mlflow_max_body_mb": "1e2", "mlflow_backup_keep": "7.0"},
         {"mlflow_host": "0.0.0.0", "mlflow_allow_anonymous": "true"},
         {"mlflow_host": "::1"},
         {"mlflow_auth_enabled": "yes", "mlflow_rotate": "kek_passphrase, metrics_token"},
@@ -296,3 +300,125 @@ def test_distributions_own_newer_python_is_taken_instead():
         wrong_machine("mlflow", {"state": {"python": {"version": "3.9.2"}}, "told": {"python_package": "python3.12"}})
         == []
     )
+
+
+# What follows
+
+
+def follows(given: Mapping, **state: object) -> dict:
+    known = merged(MACHINES["mlflow"]["state"], {**AT_REST, **state})
+    wanted = MlflowSettings(settings("mlflow", given), str(ROOT / "roles" / "mlflow"))
+    return mlflow_installation.follows(wanted, known, MACHINES["mlflow"]["told"])
+
+
+AT_REST = {
+    "account": {"group": True, "user": True},
+    "data": {"stranger": "", "closed": []},
+    "store": {"name": ""},
+    "units": {
+        unit: {"ActiveState": "active", "UnitFileState": "enabled"} for unit in ("mlflow.socket", "mlflow.service")
+    },
+    "timers": {},
+}
+POSTGRES = {"mlflow_backend_store": "postgresql"}
+
+
+@pytest.mark.parametrize(
+    ("given", "used", "switches"),
+    [
+        ({}, "", False),
+        ({}, "sqlite:////var/lib/mlflow/mlflow.db", False),
+        ({}, "postgresql://db:5432/mlflow", True),
+        ({**POSTGRES, "mlflow_postgres_host": "db"}, "postgresql://db:5432/mlflow", False),
+        # As releases from before called them
+        (
+            {**POSTGRES, "mlflow_postgres_connection_string": "postgresql://u:p@[fd00::1]/d"},
+            "postgresql://[fd00::1]/d",
+            False,
+        ),
+        ({**POSTGRES, "mlflow_postgres_connection_string": "postgresql://u:p@h:1,i/d"}, "postgresql://h:1,i/d", False),
+    ],
+)
+def test_another_store_is_told_from_another_name(given, used, switches):
+    assert follows(given, store={"name": used})["switches"] is switches
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"mlflow_postgres_host": "127.0.0.1"}, "mlflow"),
+        ({"mlflow_backend_store": "sqlite"}, "mlflow"),  # left over from before
+        ({"mlflow_postgres_host": "db"}, None),
+        ({"mlflow_postgres_connection_string": "postgresql://u:p@localhost/mlflow"}, None),
+        (
+            {
+                "mlflow_postgres_host": "pooler",
+                "mlflow_postgres_direct_host": "::1",
+                "mlflow_postgres_direct_port": 5433,
+            },
+            "mlflow",
+        ),
+    ],
+)
+def test_database_that_a_purge_may_delete_is_one_of_this_machine(given, name):
+    found = follows({**POSTGRES, **given})["own_database"]
+    assert found.get("name") == name
+    if "mlflow_postgres_direct_port" in given:
+        assert found["port"] == 5433
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "cores", "wanted", "workers"),
+    [(8192, 1, 0, 2), (8192, 4, 0, 4), (64000, 32, 0, 8), (900, 4, 0, 1), (900, 1, 6, 6)],
+)
+def test_workers_follow_from_cores_and_memory(memory_mb, cores, wanted, workers):
+    system = {"memory_mb": memory_mb, "cores": cores}
+    assert follows({"mlflow_workers": wanted}, system=system)["workers"] == workers
+
+
+def test_release_is_named_by_its_content(tmp_path):
+    name = follows({})["release"]
+    assert name.startswith("3.17.2-")
+    assert follows({"mlflow_extra_packages": ["boto3==1.40.0"]})["release"] != name
+    assert follows({}, python={"version": "3.12.1"})["release"] != name
+    assert follows({}, python={"version": "3.11.9"})["release"] == name
+
+
+def test_program_on_the_machine_is_shipped_whole_and_nothing_beside_it(tmp_path):
+    role = ROOT / "roles" / "mlflow"
+    shipped = mlflow_installation.service_files(role)
+    assert {"mlflow_service/__init__.py", "mlflow_service/backup/__main__.py", "mlflow_service/files.py"} <= set(
+        shipped
+    )
+    assert [name for name in shipped if "__pycache__" in name or "/." in name] == []
+    copied = tmp_path / "mlflow" / "files" / "site-packages"
+    shutil.copytree(role / "files" / "site-packages", copied)
+    (copied / "mlflow_service" / ".app.py.swp").write_bytes(b"\xff")
+    assert mlflow_installation.service_files(tmp_path / "mlflow") == shipped
+
+
+def test_variables_of_several_servers_and_a_front():
+    given = {
+        "mlflow_servers": ["other", "vm"],
+        "mlflow_front_names": ["a.test"],
+        "mlflow_front_origins": ["https://a.test"],
+    }
+    found = follows({**given, "mlflow_cors_allowed_origins": ["https://a.test", "https://b.test"]})
+    assert found["is_first"] is False
+    assert found["environment"]["MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS"] == "false"
+    assert found["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "https://a.test,https://b.test"
+    assert "a.test" in found["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert found["timers_wanted"] == ["mlflow-check.timer"]
+
+
+def test_what_needs_no_server_needs_no_other_settings():
+    few = {
+        "mlflow_host": "::",
+        "mlflow_port": 80,
+        "mlflow_static_prefix": "/p",
+        "mlflow_config_dir": "/c",
+        "mlflow_check_metrics_dir": "",
+    }
+    found = mlflow_installation.follows(MlflowSettings(few, str(ROOT / "roles" / "mlflow")), {}, {}, ("paths", "url"))
+    assert found["url"] == "http://[::1]:80/p"
+    assert found["paths"]["env"] == "/c/mlflow.env"
