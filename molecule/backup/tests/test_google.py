@@ -22,10 +22,11 @@ import json, shutil, sys
 from pathlib import Path
 from mlflow_service import backup, settings
 from mlflow_service.backup import bucket
+from mlflow_service.backup.manifest import manifest_checksum
 path = Path("/srv/20200101T000000Z-3.17.2")
 shutil.copytree(sys.argv[1], path)
 manifest = json.loads((path / "manifest.json").read_text()) | {"name": path.name, "host": "other"}
-(path / "manifest.json").write_text(json.dumps(manifest | {"sha256": backup.manifest_checksum(manifest)}))
+(path / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_checksum(manifest)}))
 bucket.upload(path, sys.argv[2], settings.read("/etc/mlflow/mlflow.env"))
 shutil.rmtree(path)
 """
