@@ -7,7 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import settings as shared
-from ansible_collections.mlops.mlflow.plugins.module_utils.settings import Settings, first_wrong, number, pair
+from ansible_collections.mlops.mlflow.plugins.module_utils.settings import (
+    PORT,
+    Settings,
+    first_wrong,
+    number,
+    pair,
+    unfit_system,
+)
 
 EXAMPLES = {
     "haproxy_names": '["mlflow.example.com"]',
@@ -29,7 +36,6 @@ COUNTS = (
     "haproxy_artifacts_timeout_seconds",
 )
 CERTIFICATE, KEY = "haproxy_certificate_file", "haproxy_key_file"
-HIGHEST_PORT = 65535
 
 
 def reach(s: Settings) -> Iterator[str]:
@@ -106,8 +112,8 @@ def servers(s: Settings) -> Iterator[str]:
 def ports(s: Settings) -> Iterator[str]:
     own = [s.number(f"haproxy_{kind}_port") for kind in ("https", "http", "monitoring")]
     needed = [own[0], own[2], *(number(server.get("port", 0)) for server in s["haproxy_servers"])]
-    wrong_ports = [port for port in needed if not 1 <= port <= HIGHEST_PORT]
-    wrong_ports += [own[1]] if not 0 <= own[1] <= HIGHEST_PORT else []  # 0 is no redirection
+    wrong_ports = [port for port in needed if not 1 <= port <= PORT[1]]
+    wrong_ports += [own[1]] if not 0 <= own[1] <= PORT[1] else []  # 0 is no redirection
     if wrong_ports:
         yield (
             "haproxy_https_port, haproxy_http_port, haproxy_monitoring_port or haproxy_servers has the port "
@@ -158,10 +164,7 @@ def wrong_machine(settings: Mapping, role_path: str, state: Mapping, offered: st
 
 def wrong_system(s: Settings, state: Mapping, offered: str, paths: Mapping) -> Iterator[str]:
     system, unknown = state["system"], state["unknown_servers"]
-    if not system["root"]:
-        yield "The role needs root on the machine; set become to true in the play."
-    if not system["systemd"]:
-        yield "This machine does not run systemd, which supervises HAProxy; take one that was booted with it."
+    yield from unfit_system(system, "HAProxy")
     if not offered:
         yield f"The role does not know the HAProxy of {system['name']}; it knows Debian 12 and 13."
     # One of several may be gone for a while.

@@ -32,8 +32,8 @@ OF_THE_SETTINGS = (
     *("brought", "expected_files", "google_auth", "sources_here", "wheelhouse"),
 )
 OF_THE_MACHINE = (
-    *("lock_file", "packages", "python_path", "python_version", "release", "release_dir"),
-    *("current_version", "connections_wanted", "environment", "is_first", "workers"),
+    *("lock_file", "packages", "python_path", "release", "release_dir"),
+    *("connections_wanted", "environment", "is_first", "workers"),
     *("account_due", "switches", "timers_due", "timers_wanted", "units_off"),
 )
 

@@ -14,7 +14,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils import settings as sh
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_environment import server_variables
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_installation import PYTHON_MINIMUM, Installation
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings, version
-from ansible_collections.mlops.mlflow.plugins.module_utils.settings import IMAGINABLE, PORT, first_wrong
+from ansible_collections.mlops.mlflow.plugins.module_utils.settings import IMAGINABLE, PORT, first_wrong, unfit_system
 
 Sentences = Iterator[str]
 
@@ -493,8 +493,7 @@ def wrong_machine(settings: Mapping, role_path: str, state: Mapping, told: Mappi
 
 def wrong_system(here: Installation) -> Sentences:
     s, state = here.settings, here.state
-    if not here.system["systemd"]:
-        yield "This machine does not run systemd, which supervises the server; take one that was booted with it."
+    yield from unfit_system(here.system, "the server")
     if state["wrong_schedules"]:
         yield (
             f"systemd can't read the schedule {state['wrong_schedules'][0]}; set mlflow_backup_schedule and mlflow_gc_schedule "

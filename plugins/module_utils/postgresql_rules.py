@@ -17,6 +17,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils.settings import (
     Settings,
     first_wrong,
     pair,
+    unfit_system,
 )
 
 EXAMPLES = {
@@ -227,10 +228,7 @@ def wrong_machine(settings: Mapping, role_path: str, state: Mapping, cluster: Ma
 
 def wrong_system(s: PostgresqlSettings, state: Mapping, cluster: Mapping) -> Iterator[str]:
     system = state["system"]
-    if not system["root"]:
-        yield "The role needs root on the machine; set become to true in the play."
-    if not system["systemd"]:
-        yield "This machine does not run systemd, which supervises the server; take one that was booted with it."
+    yield from unfit_system(system, "the server")
     if not cluster["version"]:
         yield (
             f"The role does not know the PostgreSQL of {system['name']}; "

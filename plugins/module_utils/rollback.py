@@ -23,8 +23,9 @@ import fcntl
 import json
 import os
 import stat
+from pathlib import Path
 
-from . import files
+from . import durable, files
 
 MANIFEST, JOURNAL = "manifest.json", "change.json"
 
@@ -84,8 +85,7 @@ class Folder:
         """Forget the way back: from here on, what is in place counts, also after a loss of power."""
         if os.path.exists(self.path):
             files.remove(self.settled)
-            os.rename(self.path, self.settled)
-            sync(os.path.dirname(self.path))
+            durable.rename(Path(self.path), Path(self.settled))
             files.remove(self.settled)
 
     @contextlib.contextmanager
@@ -113,15 +113,6 @@ def read_json(path):
 
 def write_json(path, content):
     files.write(path, json.dumps(content).encode())
-
-
-def sync(folder):
-    """Make sure that the names in a folder outlive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def copy(source, target):

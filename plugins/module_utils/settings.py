@@ -78,6 +78,14 @@ def pair(settings: Settings, one: str, other: str, advice: str) -> Iterator[str]
         yield f"{one} and {other} belong together; {advice}."
 
 
+def unfit_system(system: Mapping, supervised: str) -> Iterator[str]:
+    """What every role needs of a machine (see host.py): root, and systemd, which supervises what it provisions."""
+    if not system["root"]:
+        yield "The role needs root on the machine; set become to true in the play."
+    if not system["systemd"]:
+        yield f"This machine does not run systemd, which supervises {supervised}; take one that was booted with it."
+
+
 Rule = Callable[[Settings], Iterator[str]]
 
 

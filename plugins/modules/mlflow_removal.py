@@ -117,6 +117,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlops.mlflow.plugins.module_utils import files, rollback, sqlite
+from ansible_collections.mlops.mlflow.plugins.module_utils.host import read
 
 UNITS_DIR = "/etc/systemd/system"
 STAMPS_DIR = "/var/lib/systemd/timers"  # where systemd notes when a timer with Persistent= last went off
@@ -168,15 +169,6 @@ COUNTS = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM experiments)
 
 class Refusal(Exception):
     """Why nothing is removed; the text is one sentence for a person."""
-
-
-def read(path):
-    """The text of a file, or the empty string where it can't be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def is_within(path, folder):

@@ -64,7 +64,13 @@ MACHINES: dict[str, dict] = {
     "mlflow": {
         "state": {
             "system": {
-                **{"systemd": "252", "name": "Debian GNU/Linux 12 (bookworm)", "family": "debian", "machine": "x86_64"},
+                **{
+                    "root": True,
+                    "systemd": "252",
+                    "name": "Debian GNU/Linux 12 (bookworm)",
+                    "family": "debian",
+                    "machine": "x86_64",
+                },
                 **{"memory_mb": 8192, "free_mb": 50000, "cores": 2, "names": ["vm"], "addresses": ["10.0.0.5"]},
             },
             "python": {"path": "/usr/bin/python3", "version": "3.11.2", "has_venv": True},

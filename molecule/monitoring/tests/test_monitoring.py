@@ -77,7 +77,7 @@ def test_arguments_that_do_not_work_are_taken_back(machine, prometheus):
 def test_wrong_settings_are_refused(machine):
     before = machine.run("cat /etc/prometheus/*.yml /etc/default/prometheus* | sha256sum")
     refused = [
-        ({"monitoring_parts": ["grafana"]}, "value of monitoring_parts must be one or more of: prometheus, node"),
+        ({"monitoring_parts": ["grafana"]}, "monitoring_parts has grafana; take prometheus, node or postgres"),
         ({"monitoring_node_listen": "9100"}, "monitoring_node_listen is 9100; it is an address and a port"),
         ({"monitoring_mlflow_ca_file": "/no/such.pem"}, "names /no/such.pem, which is no file on the machine"),
     ]
