@@ -157,17 +157,17 @@ def answering():
         sockets.append(listening)
 
         def serve():
-            connection, _ = listening.accept()
-            sockets.append(connection)
-            connection.recv(65536)
             try:
+                connection, _ = listening.accept()
+                sockets.append(connection)
+                connection.recv(65536)
                 for block in blocks:
                     connection.sendall(block)
                     ended.wait(pause)
                 if pause:
                     ended.wait(60)
-            except OSError:
-                pass
+            except OSError:  # the test is over
+                return
             connection.close()
 
         threading.Thread(target=serve, daemon=True).start()

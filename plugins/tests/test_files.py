@@ -1,10 +1,12 @@
 """Files where another account can write: what is followed, refused, replaced and removed. Needs no root for most."""
 
-import contextlib
+import itertools
 import os
+import shutil
 import socket
 import stat
-import threading
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -189,36 +191,41 @@ def test_a_tree_of_any_depth_is_removed(theirs):
     assert list(theirs.iterdir()) == []
 
 
-def test_a_folder_that_is_exchanged_meanwhile_is_never_followed(theirs, tmp_path):
-    """Somebody exchanges a folder for a link, and back, as fast as it goes, while files in it are made and removed."""
+def exchanging_before(calls: set[int], folder: Path) -> Callable[[object, str, object], None]:
+    """A profiler that exchanges a folder for a link, or back, right before each of these system calls of ours."""
+    seen = itertools.count()
+
+    def profile(_frame, event, called):
+        if event == "c_call" and called.__module__ == "posix" and next(seen) in calls:
+            for old, new in (("real", "kept"), ("other", "real"), ("kept", "other")):
+                os.rename(folder / old, folder / new)
+
+    return profile
+
+
+@pytest.mark.parametrize("later", [None, 1, 2, 3])
+def test_a_folder_that_is_exchanged_meanwhile_is_never_followed(theirs, tmp_path, later):
+    """Somebody exchanges a folder for a link at any moment, for good or for some calls, while files in it come and go."""
     (tmp_path / "precious").mkdir()
-    (theirs / "real").mkdir()
-    (theirs / "link").symlink_to(tmp_path / "precious")
-    stop = threading.Event()
-
-    def exchange():
-        while not stop.is_set():
-            for old, new in (("real", "spare"), ("link", "real"), ("real", "link"), ("spare", "real")):
-                with contextlib.suppress(OSError):
-                    os.rename(theirs / old, theirs / new)
-
-    attacker = threading.Thread(target=exchange)
-    attacker.start()
-    outcomes = set()
-    try:
-        for number in range(1000):
-            try:
-                files.write(theirs / "real" / f"file{number}", b"content")
-                files.remove(theirs / "real" / f"file{number}")
-                files.make_folder(theirs / "real" / "folder", os.geteuid(), os.getegid(), 0o700)
-                outcomes.add("done")
-            except (files.Refusal, OSError) as error:
-                outcomes.add(type(error).__name__)
-    finally:
-        stop.set()
-        attacker.join()
-    assert list((tmp_path / "precious").iterdir()) == []
-    assert "done" in outcomes
+    outcomes = []
+    for moment in range(200):
+        (theirs / "real").mkdir()
+        (theirs / "other").symlink_to(tmp_path / "precious")
+        sys.setprofile(exchanging_before({moment, moment + later} if later else {moment}, theirs))
+        try:
+            files.write(theirs / "real" / "file", b"content")
+            files.remove(theirs / "real" / "file")
+            files.make_folder(theirs / "real" / "folder", os.geteuid(), os.getegid(), 0o700)
+            outcomes.append("done")
+        except (files.Refusal, OSError) as error:
+            outcomes.append(type(error).__name__)
+        finally:
+            sys.setprofile(None)
+        assert list((tmp_path / "precious").iterdir()) == []
+        for each in theirs.iterdir():
+            each.unlink() if each.is_symlink() else shutil.rmtree(each)
+    assert "Refusal" in outcomes
+    assert outcomes[-1] == "done", "there are more moments than were tried"
 
 
 def test_a_socket_that_is_a_link_is_not_asked(theirs, tmp_path):
