@@ -195,7 +195,7 @@ class Machine:
         return self.host.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline").stdout
 
     def catch_change(self, phase: str, sent: signal.Signals = signal.SIGSTOP) -> None:
-        """Wait until a change is in the phase, and send its program a signal there; see mlflow_service/change.py."""
+        """Wait until a change is in the phase, and send its program a signal there; see mlflow_service/change."""
         code = """
 import glob, json, os, sys, time
 while True:

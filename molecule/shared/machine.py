@@ -115,7 +115,9 @@ def make_tools() -> None:
     # A tenth of Ansible's time goes into looking for garbage, of which it makes little.
     (site_packages / "less-garbage-collection.pth").write_text("import gc; gc.set_threshold(100_000)\n")
     # Programs of the service start each other by `python -I`, in tests too, which looks nowhere else.
-    (site_packages / "mlflow-service.pth").write_text(f"{ROOT / 'roles' / 'mlflow' / 'files' / 'site-packages'}\n")
+    (site_packages / "mlflow-service.pth").write_text(
+        f"{ROOT / 'roles' / 'mlflow' / 'files' / 'mlflow_service' / 'src'}\n"
+    )
     link = venv / "collections" / "ansible_collections" / "mlops" / "mlflow"  # see ansible.cfg
     link.parent.mkdir(parents=True)
     link.symlink_to(ROOT)

@@ -1,4 +1,4 @@
-"""On a machine, as the service's user: what ``mlflow server`` starts and what mlflow_service/server.py plans, compared.
+"""On a machine, as the service's user: what ``mlflow server`` starts and what ours plans (launch.py), compared.
 
 Prints, for each of `CASES`, what differs: nothing, as JSON. The real ``mlflow server`` works through its options and
 opens its stores; only where it would start uvicorn, it is asked what it would have started.
@@ -12,7 +12,7 @@ import mlflow.server
 from mlflow.cli import cli
 from mlflow.version import VERSION
 from mlflow_service import __main__ as main
-from mlflow_service import server
+from mlflow_service.serving import launch
 
 STORE = f"sqlite:///{sys.argv[1]}/stock.db"
 CASES = {
@@ -58,13 +58,13 @@ def stock() -> tuple[list[str], dict[str, str]]:
 def differences(settings: dict[str, str]) -> list:
     os.environ.clear()
     os.environ.update({name: value for name, value in settings.items() if value})
-    assert server.is_known(VERSION, os.environ, []), "left to mlflow server"
-    planned = server.plan(os.environ, main.APP, main.uvicorn_options())
+    assert launch.is_known(VERSION, os.environ, []), "left to mlflow server"
+    planned = launch.plan(os.environ, main.APP, main.uvicorn_options())
     command, environment = stock()
     names = (environment.keys() | planned.environment.keys()) - LEFT_OUT
     pairs = {name: (environment.get(name), planned.environment.get(name)) for name in names}
     found = [[name, *pair] for name, pair in pairs.items() if pair[0] != pair[1]]
-    unsafe = [planned.command[0], *planned.command[1 + len(server.SAFE_PATH) :]]
+    unsafe = [planned.command[0], *planned.command[1 + len(launch.SAFE_PATH) :]]
     return found if command == unsafe else [*found, ["command", command, planned.command]]
 
 

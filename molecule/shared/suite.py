@@ -34,7 +34,7 @@ CHECKS = {
     "yamllint": ["yamllint", "--strict", "."],
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
-    "floors": ["lint-imports", "--no-cache", ".importlinter"],
+    "floors": ["lint-imports", "--no-cache", "roles/mlflow/files/mlflow_service/pyproject.toml"],
     "ansible-lint": ["ansible-lint", "--offline"],
     "changelog": ["antsibull-changelog", "lint"],
     "documents": ["python", "molecule/shared/documents.py", "--check"],

@@ -19,7 +19,7 @@ def waits(result: Mapping) -> str:
     """What a change that is told step by step waits for, of the program's registered result.
 
     Returns:
-        See ``Report.waits`` in mlflow_service/change.py; ``ended`` where it has been taken up, ``failed`` where it was
+        See ``Report.waits`` in mlflow_service/change; ``ended`` where it has been taken up, ``failed`` where it was
         given up, and the empty string where nothing is known, such as of a task that was skipped.
     """
     report = result.get("report") or {}

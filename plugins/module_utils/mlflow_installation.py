@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -192,14 +193,27 @@ def renamed(store: str) -> str:
 
 
 def service_files(role_path: Path) -> dict[str, str]:
-    """The program on the machine, mlflow_service, as a release carries it: texts by their path below site-packages."""
-    root = role_path / "files/site-packages"
-    folders = (root / "mlflow_service", root / "mlflow_service-1.dist-info")
-    found = (path for folder in folders for path in folder.rglob("*"))
+    """The program on the machine, mlflow_service, as a release carries it: texts by their path below site-packages.
+
+    Its metadata is made from its pyproject.toml, as an installer would; MLflow finds it by the entry points in there.
+    Source: https://packaging.python.org/en/latest/specifications/entry-points/#file-format.
+    """
+    project = role_path / "files/mlflow_service"
+    described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = f"{described['name'].replace('-', '_')}-{described['version']}.dist-info"
+    groups = described["entry-points"].items()
+    points = (f"[{group}]\n" + "".join(f"{name} = {of}\n" for name, of in found.items()) for group, found in groups)
     files = sorted(
-        path for path in found if path.is_file() and path.parent.name != "__pycache__" and not path.name.startswith(".")
+        path
+        for path in (project / "src").rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__" and not path.name.startswith(".")
     )
-    return {str(path.relative_to(root)): path.read_text(encoding="utf-8").rstrip() for path in files}
+    return {
+        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {described['name']}\nVersion: {described['version']}\n"
+        f"Summary: {described['description']}",
+        f"{metadata}/entry_points.txt": "\n".join(points).rstrip(),
+        **{str(path.relative_to(project / "src")): path.read_text(encoding="utf-8").rstrip() for path in files},
+    }
 
 
 def allowed_hosts(names: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def wrong_stores(answer: Mapping, here: Mapping, available: int) -> list[str]:
     """Sentences about stores that the server could not work with.
 
     Args:
-        answer: of the program that has asked them; see mlflow_service/preflight.py.
+        answer: of the program that has asked them; see mlflow_service/stores/probes.py.
         here: what follows from the settings, with ``workers`` and ``pools_per_worker``.
         available: connections that PostgreSQL has for this server; 0 where there is no limit.
     """

@@ -3,14 +3,14 @@
 """The rollback folder: files that were written and not taken up yet, and the way back to those that they replaced.
 
 Whoever writes such files, takes them up, goes back, or wants to know goes by this module: ``managed_files``,
-``mlflow_state`` and ``mlflow_removal`` of the control node's side, change.py, watch.py and backup.py of the machine's.
+``mlflow_state`` and ``mlflow_removal`` of the control node's side, change, watch and backup of the machine's.
 
 ``FOLDER/manifest.json``  by the path of each file that was replaced, ``exists``, whether there was one, and ``copy``,
                           where it is then. Only the first version of a file is kept, so that however many runs were
                           killed, the way back leads to what was last in use.
 ``FOLDER/0``, ``1``, …    the copies, with owner, group and mode.
 ``FOLDER/change.json``    the journal of a change of the server: what it is doing (``phase``), which backup leads back,
-                          and so on; see ``Journal`` in change.py, which alone writes it. One that stays is of a killed
+                          and so on; see ``Journal`` in change/model.py; only changes write it. One that stays is of a killed
                           change.
 ``FOLDER.lock``           locked (flock) by whoever changes any of this.
 ``.FOLDER-settled``       beside it, what is left of a folder that has been settled, while it is deleted.

@@ -160,7 +160,7 @@ pending:
   type: list
   elements: str
 change:
-  description: What a change that was not finished was doing; see mlflow_service/change.py. Otherwise the empty string.
+  description: What a change that was not finished was doing; see mlflow_service/change. Otherwise the empty string.
   returned: always
   type: str
 port:
@@ -416,7 +416,7 @@ def read_store(wanted, units, pending):
 
 
 def taken_over(previous, data_dir):
-    """Whether the server has finished with these settings of a previous store; see mlflow_service/takeover.py."""
+    """Whether the server has finished with these settings of a previous store; see copy_at_start.py."""
     try:
         said = files.read(os.path.join(data_dir, ".taken-over"), 64)
     except (files.Refusal, OSError):

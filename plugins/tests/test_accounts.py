@@ -11,7 +11,8 @@ import stat
 import threading
 
 import pytest
-from mlflow_service import accounts, admin, client, keys, local_key, users
+from mlflow_service import admin
+from mlflow_service.accounts import client, local_key, login, passphrases, reconcile
 
 
 class Hashes:
@@ -29,7 +30,7 @@ class Hashes:
         return stored == f"hash of {password}"
 
     def passwords(self, key=None):
-        return accounts.Passwords(self.stored_hash, self.verify, key, nobody="hash of nobody")
+        return login.Passwords(self.stored_hash, self.verify, key, nobody="hash of nobody")
 
 
 def test_right_password_is_compared_once_and_wrong_one_each_time():
@@ -75,7 +76,7 @@ def test_machines_key_is_the_admins_and_nobody_elses():
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(accounts, "REMEMBERED", 3)
+    monkeypatch.setattr(login, "REMEMBERED", 3)
     hashes = Hashes(**{f"user{number}": "right" for number in range(10)})
     passwords = hashes.passwords()
     assert all(passwords.authenticate_user(name, "right") for name in hashes.stored)
@@ -111,13 +112,13 @@ async def open_app(scope, receive, send):
     ],
 )
 def test_configuration_is_told_only_to_who_has_a_password(path, authorization, status):
-    app = accounts.Closed(open_app, Hashes(alice="right").passwords())
+    app = login.Closed(open_app, Hashes(alice="right").passwords())
     headers = {} if authorization is None else {"authorization": authorization}
     assert answer(app, path, **headers) == status
 
 
 def test_other_paths_are_left_to_mlflow():
-    assert answer(accounts.Closed(open_app, Hashes().passwords()), "/health") == 200
+    assert answer(login.Closed(open_app, Hashes().passwords()), "/health") == 200
 
 
 @pytest.fixture
@@ -139,15 +140,15 @@ def test_machines_key_is_new_each_time_and_for_its_owner_only(runtime_folder):
 
 def test_every_passphrase_is_remembered_once_and_for_the_service_only(tmp_path):
     for passphrase in ("one", "two", "", "one"):
-        known = keys.remember(passphrase, tmp_path)
+        known = passphrases.remember(passphrase, tmp_path)
     assert known == ["one", "two"]
-    assert stat.S_IMODE((tmp_path / keys.RING).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / passphrases.RING).stat().st_mode) == 0o600
 
 
 def test_machines_secrets_become_mlflows_variables(tmp_path):
     (tmp_path / "kek-passphrase").write_text("passphrase\n")
     environment = {"MLFLOW_SERVICE_SECRETS": str(tmp_path)}
-    keys.load(environment)
+    passphrases.load(environment)
     assert environment["MLFLOW_CRYPTO_KEK_PASSPHRASE"] == "passphrase"
     assert "MLFLOW_FLASK_SERVER_SECRET_KEY" not in environment
 
@@ -184,7 +185,7 @@ def test_key_is_sent_only_where_it_is_asked_for(server):
     assert refused.value.status == 401
 
 
-class Recorded(users.Accounts):
+class Recorded(reconcile.Accounts):
     """Accounts of a server that is not there: what would be asked of it, and what it would answer."""
 
     def __init__(self, granted=(), pretend=False):
@@ -264,7 +265,7 @@ def test_answer_that_is_none_of_mlflows_is_one_sentence(runtime_folder, monkeypa
     """The server may be somebody else's by now."""
     local_key.write("admin")
     monkeypatch.setattr(client.Server, "request", lambda *_, **__: answer)
-    done = users.reconcile(users.Wanted("http://nowhere", "admin", "/nowhere"), pretend=False)
+    done = reconcile.reconcile(reconcile.Wanted("http://nowhere", "admin", "/nowhere"), pretend=False)
     assert done == {"changed": [], "errors": ["the server answers what MLflow does not."], "waiting": []}
 
 

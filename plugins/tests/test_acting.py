@@ -9,7 +9,8 @@ import threading
 import time
 
 import pytest
-from mlflow_service import acting, client, local_key
+from mlflow_service.accounts import client, local_key
+from mlflow_service.system import acting
 
 NOBODY = {}  # we are who we are: which account it is makes no difference here
 

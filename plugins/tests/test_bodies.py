@@ -5,9 +5,9 @@ import contextlib
 import logging
 
 import pytest
-from mlflow_service import app as service_app
-from mlflow_service import bodies
-from mlflow_service.app import Service
+from mlflow_service.serving import app as service_app
+from mlflow_service.serving import bodies
+from mlflow_service.serving.app import Service
 
 MIB = 1024 * 1024
 LIMIT = 3 * MIB
@@ -227,7 +227,7 @@ def test_limit_comes_from_the_environment(variables, limit, monkeypatch):
     monkeypatch.setattr(service_app, "mlflow_app", lambda: None)
     monkeypatch.setattr(service_app, "open_stores", lambda: None)
     monkeypatch.setattr(service_app.logs, "capture_output", lambda: None)
-    monkeypatch.setattr(service_app.imports, "in_one_go", contextlib.nullcontext)
+    monkeypatch.setattr(service_app.without_gc, "in_one_go", contextlib.nullcontext)
     assert service_app.create_app().bodies.limit == limit
 
 

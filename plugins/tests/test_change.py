@@ -1,4 +1,4 @@
-"""mlflow_service/change.py: what is under way, and the way back. The scenarios upgrade and upgrade_failure do the rest."""
+"""mlflow_service.change: what is under way, and the way back. The scenarios upgrade and upgrade_failure do the rest."""
 
 import fcntl
 import getpass
@@ -7,8 +7,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from mlflow_service import change
 from mlflow_service.backup import folder as backup_folder
+from mlflow_service.change import asking, taking
+from mlflow_service.change.gate import unfinished
+from mlflow_service.change.machine import Machine, brings_first_server, locked
+from mlflow_service.change.model import BACKUPS, ChangeError, GivenUpError, Journal, Report, Request
+from mlflow_service.change.planning import can_start
+from mlflow_service.change.taking import Change
+from mlflow_service.change.words import BACK, GO_ON, STOP, Steps
+from mlflow_service.system import settings, systemd
+from mlflow_service.system.systemd import SERVICE
 
 
 @pytest.fixture
@@ -17,7 +25,7 @@ def machine(tmp_path):
     for release in ("1-a", "2-b"):
         (tmp_path / "opt" / "releases" / release).mkdir(parents=True)
     (tmp_path / "etc").mkdir()
-    made = change.Machine(tmp_path / "etc", tmp_path / "opt")
+    made = Machine(tmp_path / "etc", tmp_path / "opt")
     made.point("current", "1-a")
     return made
 
@@ -29,7 +37,7 @@ def replace(machine, path, content):
 
 
 def request(machine):
-    return change.Request("2-b", "2", "http://127.0.0.1:5001", "nobody", "nogroup", str(machine.install))
+    return Request("2-b", "2", "http://127.0.0.1:5001", "nobody", "nogroup", str(machine.install))
 
 
 def test_link_names_the_release_after_each_step(machine):
@@ -55,7 +63,7 @@ def test_new_file_goes_away_on_the_way_back(machine, tmp_path):
 
 
 def test_what_is_under_way_is_read_back(machine):
-    journal = change.Journal(request(machine), "1-a")
+    journal = Journal(request(machine), "1-a")
     machine.write(journal, phase="migrating", backup="/var/backups/mlflow/x")
     assert machine.journal() == journal
     assert stat.S_IMODE(Path(machine.rollback.path).stat().st_mode) == 0o700
@@ -65,35 +73,35 @@ def test_what_is_under_way_is_read_back(machine):
 
 
 def test_nothing_is_unfinished_on_a_settled_machine(machine):
-    assert change.unfinished(machine) is None
+    assert unfinished(machine) is None
 
 
 def test_killed_change_is_unfinished(machine):
-    machine.write(change.Journal(request(machine), "1-a"), phase="migrating")
-    assert change.unfinished(machine).before == "1-a"
+    machine.write(Journal(request(machine), "1-a"), phase="migrating")
+    assert unfinished(machine).before == "1-a"
 
 
 def test_files_that_nobody_took_up_are_unfinished(machine, tmp_path):
     path = tmp_path / "mlflow.env"
     path.write_text("old")
     replace(machine, path, "new")
-    assert change.unfinished(machine).before == "1-a"
+    assert unfinished(machine).before == "1-a"
 
 
 def test_first_installation_has_nothing_to_go_back_to(machine):
-    machine.write(change.Journal(request(machine), ""), phase="starting")
-    assert change.unfinished(machine) is None
+    machine.write(Journal(request(machine), ""), phase="starting")
+    assert unfinished(machine) is None
 
 
 @pytest.mark.parametrize(("kept", "first"), [({}, False), ({"exists": True}, False), ({"exists": False}, True)])
 def test_files_of_a_first_installation_are_those_of_a_unit_that_was_not_there(kept, first):
     replaced = {"/etc/systemd/system/mlflow.service": kept} if kept else {}
-    assert change.brings_first_server(replaced) is first
+    assert brings_first_server(replaced) is first
 
 
 def test_second_change_waits_and_says_so_when_it_waits_too_long(machine):
-    too_long = pytest.raises(change.ChangeError, match="Another run has been changing this machine")
-    with change.locked(machine), too_long, change.locked(machine, timeout=0.2):
+    too_long = pytest.raises(ChangeError, match="Another run has been changing this machine")
+    with locked(machine), too_long, locked(machine, timeout=0.2):
         pass
 
 
@@ -108,7 +116,7 @@ def test_second_change_waits_and_says_so_when_it_waits_too_long(machine):
 )
 def test_release_starts_from_a_backup_when_it_knows_both_schemas(tracking, auth, can):
     manifest = {"schema_revision": tracking, **({"auth": {"schema_revision": auth}} if auth else {})}
-    assert change.can_start(manifest, ["dc11669786a5", "a1b2c3d4e5f6", "+f1a2b3c4d5e6"]) is can
+    assert can_start(manifest, ["dc11669786a5", "a1b2c3d4e5f6", "+f1a2b3c4d5e6"]) is can
 
 
 @pytest.mark.parametrize(
@@ -123,63 +131,63 @@ def test_release_starts_from_a_backup_when_it_knows_both_schemas(tracking, auth,
 def test_accounts_that_are_turned_on_may_have_an_older_schema(machine, before, after, new):
     machine.env.write_text(before)
     replace(machine, machine.env, after)
-    assert change.Change(machine, request(machine)).has_new_accounts(change.settings.read(machine.env)) is new
+    assert Change(machine, request(machine)).has_new_accounts(settings.read(machine.env)) is new
 
 
 @pytest.fixture
 def together(machine, tmp_path, monkeypatch):
     """A change of one of several servers, in a given place; nobody says a word unless a test has."""
-    monkeypatch.setattr(change, "PATIENCE_SECONDS", {"first": 0.0, "other": 0.0})
-    machine.steps = change.Steps(tmp_path / "steps")
+    monkeypatch.setattr(taking, "PATIENCE_SECONDS", {"first": 0.0, "other": 0.0})
+    machine.steps = Steps(tmp_path / "steps")
     machine.env.write_text("")
 
     def start(place):
         wanted = request(machine)
         wanted.place = place
         machine.steps.begin(wanted)
-        return change.Change(machine, wanted)
+        return Change(machine, wanted)
 
     return start
 
 
 def test_server_that_changes_alone_waits_for_nobody(machine):
-    change.Change(machine, request(machine)).wait("stopped")
+    Change(machine, request(machine)).wait("stopped")
 
 
 def test_word_lets_a_change_go_on_once(together, machine):
     one = together("first")
-    machine.steps.word.write_text(change.GO_ON)
+    machine.steps.word.write_text(GO_ON)
     one.wait("stopped")
     assert not machine.steps.word.exists()
     assert machine.steps.told().waits == ""
-    with pytest.raises(change.GivenUpError, match="nobody said how to go on"):
+    with pytest.raises(GivenUpError, match="nobody said how to go on"):
         one.wait("checked")
 
 
-@pytest.mark.parametrize("word", [change.STOP, change.BACK])
+@pytest.mark.parametrize("word", [STOP, BACK])
 def test_any_other_word_gives_the_change_up(together, machine, word):
     one = together("other")
     machine.steps.word.write_text(word)
-    with pytest.raises(change.GivenUpError, match="the servers go back together") as given_up:
+    with pytest.raises(GivenUpError, match="the servers go back together") as given_up:
         one.wait("checked")
     assert given_up.value.word == word
 
 
 @pytest.mark.parametrize(("revision", "goes_on"), [("new", True), ("old", False)])
 def test_server_that_is_told_nothing_looks_whether_the_first_one_went_on(together, monkeypatch, revision, goes_on):
-    monkeypatch.setattr(change, "schema", lambda *_: {"revision": revision, "head": "new"})
+    monkeypatch.setattr(asking, "schema", lambda *_: {"revision": revision, "head": "new"})
     one = together("other")
     if goes_on:
         one.wait("checked")
     else:
-        with pytest.raises(change.GivenUpError):
+        with pytest.raises(GivenUpError):
             one.wait("checked")
 
 
 def test_next_change_forgets_what_was_said_to_the_one_before(together, machine):
     together("first")
-    machine.steps.word.write_text(change.GO_ON)
-    machine.steps.tell(change.Report("2-b", ended=True))
+    machine.steps.word.write_text(GO_ON)
+    machine.steps.tell(Report("2-b", ended=True))
     together("first")
     assert machine.steps.told() is None
     assert not machine.steps.word.exists()
@@ -196,31 +204,31 @@ def migrating(machine, tmp_path, monkeypatch):
         "MLFLOW_SERVICE_HOME": str(tmp_path),
     }
     machine.env.write_text("".join(f'{name}="{value}"\n' for name, value in settings.items()))
-    monkeypatch.setattr(change, "systemctl", lambda *words: told.append(words))
-    monkeypatch.setattr(change, "schema", lambda *_: {"known": True, "revision": "old", "head": "new"})
-    monkeypatch.setattr(change, "last_words", lambda: "")
+    monkeypatch.setattr(systemd, "systemctl", lambda *words: told.append(words))
+    monkeypatch.setattr(asking, "schema", lambda *_: {"known": True, "revision": "old", "head": "new"})
+    monkeypatch.setattr(systemd, "last_words", lambda *_: "")
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     wanted = request(machine)
     wanted.migrates, wanted.backup_dir = True, str(tmp_path / "backups")
     (tmp_path / "backups").mkdir()
-    one = change.Change(machine, wanted)
+    one = Change(machine, wanted)
     one.told = told
     return one
 
 
 def test_backup_under_way_is_waited_for_while_the_server_still_serves(migrating, machine, monkeypatch):
-    monkeypatch.setattr(migrating, "back_up", lambda _: (_ for _ in ()).throw(change.ChangeError("far enough")))
+    monkeypatch.setattr(migrating, "back_up", lambda _: (_ for _ in ()).throw(ChangeError("far enough")))
     with (machine.env.parents[1] / "backups" / ".lock").open("w") as backing_up:
         fcntl.flock(backing_up, fcntl.LOCK_EX)
         changing = threading.Thread(target=migrating.take_up)
         changing.start()
-        while machine.journal() is None or machine.journal().phase != change.BACKUPS:
+        while machine.journal() is None or machine.journal().phase != BACKUPS:
             assert changing.is_alive()
         assert migrating.told == []
         fcntl.flock(backing_up, fcntl.LOCK_UN)
         changing.join(60)
         # While the data change, no backup begins, and afterwards one can.
-        assert ("stop", change.SERVICE) in migrating.told
+        assert ("stop", SERVICE) in migrating.told
         fcntl.flock(backing_up, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -228,7 +236,7 @@ def test_no_backup_begins_while_the_data_change(migrating, machine, monkeypatch)
     def back_up(_):
         with (machine.env.parents[1] / "backups" / ".lock").open("w") as nightly, pytest.raises(BlockingIOError):
             fcntl.flock(nightly, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        raise change.ChangeError("looked at it")
+        raise ChangeError("looked at it")
 
     monkeypatch.setattr(migrating, "back_up", back_up)
     assert migrating.take_up().failed == "looked at it"
@@ -242,7 +250,7 @@ def test_change_that_waits_too_long_for_a_backup_leaves_the_server_alone(migrati
         report = migrating.take_up()
     assert "Another backup" in report.failed
     assert report.stuck == ""
-    assert migrating.told == [("daemon-reload",), ("start", change.SERVICE)]
+    assert migrating.told == [("daemon-reload",), ("start", SERVICE)]
     assert not (tmp_path / "unit").exists()
     assert machine.journal() is None and machine.replaced() == {}
 
@@ -260,13 +268,13 @@ def test_change_that_waits_too_long_for_a_backup_leaves_the_server_alone(migrati
     ],
 )
 def test_schema_that_the_service_can_not_have_is_believed_by_nobody(machine, monkeypatch, said):
-    monkeypatch.setattr(change, "as_service", lambda *_, **__: said)
-    with pytest.raises(change.ChangeError, match="none of ours"):
-        change.schema(request(machine), {})
+    monkeypatch.setattr(asking, "as_service", lambda *_, **__: said)
+    with pytest.raises(ChangeError, match="none of ours"):
+        asking.schema(request(machine), {})
 
 
 @pytest.mark.parametrize("said", ['{"runs": "many"}', '{"x\\u001b": 1}', "[1]", '{"RUNS; DROP": 1}'])
 def test_what_a_store_was_given_is_kinds_and_numbers(machine, monkeypatch, said):
-    monkeypatch.setattr(change, "as_service", lambda *_, **__: said)
-    with pytest.raises(change.ChangeError, match="none of ours"):
-        change.given_since(request(machine), {}, 0)
+    monkeypatch.setattr(asking, "as_service", lambda *_, **__: said)
+    with pytest.raises(ChangeError, match="none of ours"):
+        asking.given_since(request(machine), {}, 0)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow_service import files
+from mlflow_service.system import files
 
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another account")
 STRANGER = 4242

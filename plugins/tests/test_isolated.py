@@ -34,7 +34,7 @@ STARTED = re.compile(
     r"""(?:[ \t]*\n\s*-\s+["']?|(?:[ \t+'"\[]|,\s*)+)(-\w*)"""
 )
 OPTIONS = {"-m", "-c", "-"}
-SAFE = {"'-I'", "*SAFE_PATH"}  # SAFE_PATH of server.py is for uvicorn's workers, which PYTHON* variables are meant for
+SAFE = {"'-I'", "*SAFE_PATH"}  # SAFE_PATH of launch.py is for uvicorn's workers, which PYTHON* variables are meant for
 
 
 def started_in_text(text: str) -> Iterator[str]:

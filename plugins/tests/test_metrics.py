@@ -5,8 +5,8 @@ import logging
 from base64 import b64encode
 
 import pytest
-from mlflow_service import metrics
-from mlflow_service.app import Service
+from mlflow_service.serving import metrics
+from mlflow_service.serving.app import Service
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import threading
 
 import pytest
 from mlflow import env_line
-from mlflow_service import admin, check, client, imports, ready, settings, takeover
-from mlflow_service.app import WARM_UP, Service
+from mlflow_service import admin, check
+from mlflow_service.accounts import client
+from mlflow_service.serving.app import WARM_UP, Service
+from mlflow_service.stores import copy_at_start
+from mlflow_service.system import runtime, settings, without_gc
 
 
 def answering(statuses, seen):
@@ -54,7 +57,7 @@ def runtime_folder(tmp_path, monkeypatch):
 def test_nothing_is_searched_for_garbage_while_it_is_imported_or_later():
     kept = gc.get_freeze_count()
     try:
-        with pytest.raises(ImportError), imports.in_one_go():
+        with pytest.raises(ImportError), without_gc.in_one_go():
             assert not gc.isenabled()
             importlib.import_module("no_such_module")
         assert gc.isenabled()
@@ -71,7 +74,7 @@ def test_worker_serves_only_after_it_has_answered_every_kind_of_request(runtime_
 
 
 def test_server_error_is_tried_again_until_it_is_gone(runtime_folder, monkeypatch):
-    monkeypatch.setattr("mlflow_service.app.WARM_UP_RETRY_SECONDS", 0)
+    monkeypatch.setattr("mlflow_service.serving.app.WARM_UP_RETRY_SECONDS", 0)
     seen = []
     start(Service(answering([500, 503], seen)))
     assert seen[:3] == [("GET", "/health")] * 3
@@ -189,7 +192,7 @@ def test_systemd_hears_of_readiness_once_all_workers_are(runtime_folder, monkeyp
         systemd.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", path)
         (runtime_folder / "worker-1").touch()
-        ready.watch_in_background(workers=2)
+        runtime.watch_in_background(workers=2)
         systemd.setblocking(False)
         with pytest.raises(BlockingIOError):
             systemd.recv(100)
@@ -317,18 +320,18 @@ def previous(tmp_path, monkeypatch):
 
 
 def test_nothing_is_taken_over_where_no_store_was_left(previous):
-    takeover.take_over()
-    assert not takeover.DONE.exists()
+    copy_at_start.take_over()
+    assert not copy_at_start.DONE.exists()
 
 
 def test_store_is_taken_over_once(previous):
     previous.write_text("these are no settings: reading them would fail")
-    takeover.DONE.write_text(str(previous.stat().st_mtime_ns))
-    takeover.take_over()
+    copy_at_start.DONE.write_text(str(previous.stat().st_mtime_ns))
+    copy_at_start.take_over()
 
 
 def test_settings_that_are_new_are_taken_over_whatever_was_before(previous):
     previous.write_text('MLFLOW_PORT="5001"\n')
-    takeover.DONE.write_text("0")
+    copy_at_start.DONE.write_text("0")
     with pytest.raises((KeyError, ImportError)):  # no store in them, and no MLflow here
-        takeover.take_over()
+        copy_at_start.take_over()

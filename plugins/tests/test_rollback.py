@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.mlops.mlflow.plugins.module_utils import rollback
-from mlflow_service import change, watch
-from mlflow_service import rollback as on_the_machine
+from mlflow_service import watch
+from mlflow_service.change.machine import Machine
+from mlflow_service.change.model import Journal, Request
+from mlflow_service.system import rollback as on_the_machine
 
 SERVICE = Path(on_the_machine.__file__).resolve()
 
@@ -43,7 +45,7 @@ def test_both_sides_go_by_one_file():
 def test_change_takes_back_what_the_role_has_written(write, config):
     assert write("mlflow.env", "new")["pending"] == [str(config / "mlflow.env")]
     write("added.pem", "new")
-    machine = change.Machine(config, config.parent / "opt")
+    machine = Machine(config, config.parent / "opt")
     assert set(machine.replaced()) == {str(config / "mlflow.env"), str(config / "added.pem")}
     machine.rollback.put_back()
     assert (config / "mlflow.env").read_text() == "old"
@@ -63,9 +65,9 @@ def test_only_the_version_that_was_in_use_is_kept(write, config):
 
 def test_change_that_was_killed_is_known_to_all(config):
     folder = rollback.Folder(config / "rollback")
-    request = change.Request("2-b", "2", "http://127.0.0.1:5001", "nobody", "nogroup", "/var/lib/mlflow")
-    journal = change.Journal(request, "1-a")
-    change.Machine(config, config.parent / "opt").write(journal, phase="migrating", backup="/var/backups/mlflow/x")
+    request = Request("2-b", "2", "http://127.0.0.1:5001", "nobody", "nogroup", "/var/lib/mlflow")
+    journal = Journal(request, "1-a")
+    Machine(config, config.parent / "opt").write(journal, phase="migrating", backup="/var/backups/mlflow/x")
     assert folder.noted()["phase"] == "migrating"
     assert folder.noted()["backup"] == "/var/backups/mlflow/x"
     with watch.no_change(config) as free:

@@ -393,13 +393,17 @@ def test_release_is_named_by_its_content(tmp_path):
 def test_program_on_the_machine_is_shipped_whole_and_nothing_beside_it(tmp_path):
     role = ROOT / "roles" / "mlflow"
     shipped = mlflow_installation.service_files(role)
-    assert {"mlflow_service/__init__.py", "mlflow_service/backup/__main__.py", "mlflow_service/files.py"} <= set(
-        shipped
+    assert {"mlflow_service/__init__.py", "mlflow_service/backup/__main__.py", "mlflow_service/system/files.py"} <= {
+        *shipped
+    }
+    assert (
+        "mlflow-service = mlflow_service.serving.app:create_app"
+        in shipped["mlflow_service-1.dist-info/entry_points.txt"]
     )
     assert [name for name in shipped if "__pycache__" in name or "/." in name] == []
-    copied = tmp_path / "mlflow" / "files" / "site-packages"
-    shutil.copytree(role / "files" / "site-packages", copied)
-    (copied / "mlflow_service" / ".app.py.swp").write_bytes(b"\xff")
+    copied = tmp_path / "mlflow" / "files" / "mlflow_service"
+    shutil.copytree(role / "files" / "mlflow_service", copied)
+    (copied / "src" / "mlflow_service" / ".app.py.swp").write_bytes(b"\xff")
     assert mlflow_installation.service_files(tmp_path / "mlflow") == shipped
 
 

@@ -12,8 +12,9 @@ import threading
 import time
 
 import pytest
-from mlflow_service import pulse, watch
+from mlflow_service import watch
 from mlflow_service.backup.manifest import write_manifest
+from mlflow_service.serving import worker_health
 
 ENVIRONMENT = {"MLFLOW_SERVICE_PREVIOUS_SETTINGS": "/etc/mlflow/previous.env", "MLFLOW_CHECK_RESTART_AFTER": "3"}
 
@@ -25,18 +26,18 @@ def runtime_folder(tmp_path, monkeypatch):
 
 
 def told(pid, answered=0, threads=True, warm=True):
-    return pulse.Worker(pid, {"warm": warm, "in_progress": 1, "answered": answered, "threads": threads})
+    return worker_health.Worker(pid, {"warm": warm, "in_progress": 1, "answered": answered, "threads": threads})
 
 
 async def ask_in_thread(path, timeout=5.0):
-    return await asyncio.to_thread(pulse.ask, path, {os.getpid()}, timeout)
+    return await asyncio.to_thread(worker_health.ask, path, {os.getpid()}, timeout)
 
 
 def test_worker_tells_that_it_works(runtime_folder):
     async def steps():
-        one = pulse.Pulse(health)
+        one = worker_health.Pulse(health)
         await one.start()
-        (path,) = pulse.sockets(runtime_folder)
+        (path,) = worker_health.sockets(runtime_folder)
         assert (await ask_in_thread(path)).state == {"warm": False, "in_progress": 0, "answered": 0}
         one.warm = True
         assert (await ask_in_thread(path)) == told_by_us()
@@ -45,13 +46,13 @@ def test_worker_tells_that_it_works(runtime_folder):
         return 200
 
     def told_by_us():
-        return pulse.Worker(os.getpid(), {"warm": True, "in_progress": 0, "answered": 0, "threads": True})
+        return worker_health.Worker(os.getpid(), {"warm": True, "in_progress": 0, "answered": 0, "threads": True})
 
     asyncio.run(steps())
 
 
 def test_worker_whose_threads_hang_tells_so_and_is_asked_once(runtime_folder, monkeypatch):
-    monkeypatch.setattr(pulse, "THREADS_SECONDS", 0.05)
+    monkeypatch.setattr(worker_health, "THREADS_SECONDS", 0.05)
     asked = 0
 
     async def hanging():
@@ -60,10 +61,10 @@ def test_worker_whose_threads_hang_tells_so_and_is_asked_once(runtime_folder, mo
         await asyncio.Event().wait()
 
     async def steps():
-        one = pulse.Pulse(hanging)
+        one = worker_health.Pulse(hanging)
         one.warm = True
         await one.start()
-        (path,) = pulse.sockets(runtime_folder)
+        (path,) = worker_health.sockets(runtime_folder)
         for _ in range(3):
             assert (await ask_in_thread(path)).state["threads"] is False
         one.asked.cancel()
@@ -76,7 +77,7 @@ def test_worker_whose_event_loop_is_blocked_is_found_by_its_pid(runtime_folder):
     blocked = threading.Event()
 
     async def serve():
-        await pulse.Pulse(serve).start()
+        await worker_health.Pulse(serve).start()
         started.set()
         await asyncio.sleep(0)
         blocked.wait(30)
@@ -85,9 +86,9 @@ def test_worker_whose_event_loop_is_blocked_is_found_by_its_pid(runtime_folder):
     server = threading.Thread(target=lambda: asyncio.run(serve()))
     server.start()
     started.wait(30)
-    (path,) = pulse.sockets(runtime_folder)
+    (path,) = worker_health.sockets(runtime_folder)
     try:
-        assert pulse.ask(path, {os.getpid()}, 0.2) == pulse.Worker(os.getpid(), None)
+        assert worker_health.ask(path, {os.getpid()}, 0.2) == worker_health.Worker(os.getpid(), None)
     finally:
         blocked.set()
         server.join()
@@ -97,7 +98,7 @@ def test_worker_that_is_gone_is_none(runtime_folder):
     path = runtime_folder / "pulse-1.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    assert pulse.ask(path, set()) is None
+    assert worker_health.ask(path, set()) is None
 
 
 @pytest.fixture
@@ -111,9 +112,9 @@ def listener(runtime_folder):
             listening.listen()
 
             def answer():
-                connection, _ = listening.accept()
-                stack.enter_context(connection)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # the test may be over at any moment
+                    connection, _ = listening.accept()
+                    stack.enter_context(connection)
                     for number in range(len(text)):
                         connection.sendall(text[number : number + 1] if pause else text[number:])
                         if not pause:
@@ -133,13 +134,13 @@ def test_socket_that_is_a_link_is_nobodys(listener, runtime_folder, tmp_path):
     runtime_folder.chmod(0o777)
     elsewhere = listener(b"", name="elsewhere")
     (runtime_folder / "pulse-2.sock").symlink_to(elsewhere)
-    with pytest.raises(pulse.OddError, match="is a link"):
-        pulse.ask(runtime_folder / "pulse-2.sock", {os.getpid()})
+    with pytest.raises(worker_health.OddError, match="is a link"):
+        worker_health.ask(runtime_folder / "pulse-2.sock", {os.getpid()})
 
 
 def test_process_that_is_none_of_the_services_is_no_worker(listener, runtime_folder):
-    with pytest.raises(pulse.OddError, match=f"of process {os.getpid()}, which is none of the service's"):
-        pulse.ask(listener(b"{}\n"), {os.getpid() + 1})
+    with pytest.raises(worker_health.OddError, match=f"of process {os.getpid()}, which is none of the service's"):
+        worker_health.ask(listener(b"{}\n"), {os.getpid() + 1})
     with socket.socket(socket.AF_UNIX) as full, contextlib.ExitStack() as stack:
         full.bind(str(runtime_folder / f"pulse-{os.getppid()}.sock"))  # whose queue is full names a process itself
         full.listen(0)
@@ -148,8 +149,8 @@ def test_process_that_is_none_of_the_services_is_no_worker(listener, runtime_fol
             waiting.setblocking(False)
             if waiting.connect_ex(str(runtime_folder / f"pulse-{os.getppid()}.sock")) == errno.EAGAIN:
                 break
-        with pytest.raises(pulse.OddError, match=f"of process {os.getppid()}"):
-            pulse.ask(runtime_folder / f"pulse-{os.getppid()}.sock", {os.getpid()}, 0.2)
+        with pytest.raises(worker_health.OddError, match=f"of process {os.getppid()}"):
+            worker_health.ask(runtime_folder / f"pulse-{os.getppid()}.sock", {os.getpid()}, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +167,14 @@ def test_process_that_is_none_of_the_services_is_no_worker(listener, runtime_fol
     ],
 )
 def test_answer_that_no_worker_gives_is_odd(listener, line):
-    with pytest.raises(pulse.OddError, match="answers what no worker does"):
-        pulse.ask(listener(line), {os.getpid()})
+    with pytest.raises(worker_health.OddError, match="answers what no worker does"):
+        worker_health.ask(listener(line), {os.getpid()})
 
 
 def test_answer_that_comes_in_drops_is_waited_for_as_long_as_any_other(listener):
     started = time.monotonic()
     path = listener(b" " * 1000, pause=0.05)
-    assert pulse.ask(path, {os.getpid()}, 0.3) == pulse.Worker(os.getpid(), None)
+    assert worker_health.ask(path, {os.getpid()}, 0.3) == worker_health.Worker(os.getpid(), None)
     assert time.monotonic() - started < 10
 
 
@@ -181,11 +182,11 @@ def test_names_that_no_worker_has_are_said_in_one_line_and_once(runtime_folder, 
     for name in (b"pulse-abc.sock", b"pulse-1\n.sock", b"pulse-\xff.sock"):
         (runtime_folder / os.fsdecode(name)).touch()
     (runtime_folder / "pulse-7.sock").touch()
-    assert pulse.sockets(runtime_folder) == [runtime_folder / "pulse-7.sock"]
+    assert worker_health.sockets(runtime_folder) == [runtime_folder / "pulse-7.sock"]
     state = watch.State()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            watch.say_odd(pulse.odd_names(runtime_folder), state)
+            watch.say_odd(worker_health.odd_names(runtime_folder), state)
     (record,) = caplog.records
     assert "'pulse-abc.sock'" in record.getMessage() and record.getMessage().isprintable()
 
@@ -220,8 +221,8 @@ def test_processes_of_a_service_are_those_of_its_control_group(tmp_path, monkeyp
         (told(1, threads=False, answered=7), True),
         (told(1, threads=False, answered=8), False),  # slow, but something came out
         (told(1, threads=False, answered=7, warm=False), False),
-        (pulse.Worker(1, None), True),
-        (pulse.Worker(2, None), True),
+        (worker_health.Worker(1, None), True),
+        (worker_health.Worker(2, None), True),
     ],
 )
 def test_worker_hangs_when_nothing_comes_out_of_it(worker, hangs):
@@ -232,7 +233,7 @@ def test_worker_hangs_when_nothing_comes_out_of_it(worker, hangs):
 def test_checks_in_a_row_are_counted_for_each_worker():
     state = watch.State()
     for _ in range(2):
-        watch.judge([pulse.Worker(1, None), told(2)], state)
+        watch.judge([worker_health.Worker(1, None), told(2)], state)
     assert state.hung == {"1": 2}
     watch.judge([told(1), told(2)], state)
     assert state.hung == {}
@@ -259,21 +260,21 @@ def healing(tmp_path, monkeypatch):
 
 
 def test_one_worker_that_hangs_is_killed_alone(healing):
-    workers = [pulse.Worker(1, None), told(2)]
+    workers = [worker_health.Worker(1, None), told(2)]
     assert healing(workers, watch.State(hung={"1": 2})) == ("", [])
     done, killed = healing(workers, watch.State(hung={"1": 3}))
     assert killed == [1]
     assert done == "killed worker 1, which is replaced"
 
 
-@pytest.mark.parametrize("workers, state", [([pulse.Worker(1, None)], {"hung": {"1": 3}}), ([], {"silent": 3})])
+@pytest.mark.parametrize("workers, state", [([worker_health.Worker(1, None)], {"hung": {"1": 3}}), ([], {"silent": 3})])
 def test_service_of_which_nothing_answers_is_killed(healing, workers, state):
     assert healing(workers, watch.State(**state))[1] == ["mlflow.service"]
 
 
 def test_server_whose_database_is_down_is_left_alone_and_gets_time_afterwards(healing):
     state = watch.State(hung={"1": 3})
-    done, killed = healing([pulse.Worker(1, None)], state, database=False)
+    done, killed = healing([worker_health.Worker(1, None)], state, database=False)
     assert killed == []
     assert "left alone" in done
     assert state.hung == {}
@@ -284,18 +285,18 @@ def test_service_that_answers_somebody_is_not_killed(healing):
 
 
 def test_nothing_is_killed_where_that_is_off(healing):
-    assert healing([pulse.Worker(1, None)], watch.State(hung={"1": 99}), restart_after=0) == ("", [])
+    assert healing([worker_health.Worker(1, None)], watch.State(hung={"1": 99}), restart_after=0) == ("", [])
 
 
 @pytest.mark.parametrize("unit", [{"ActiveState": "inactive"}, {"InvocationID": "another"}])
 def test_server_that_was_stopped_or_started_meanwhile_is_left_alone(healing, unit):
-    assert healing([pulse.Worker(1, None)], watch.State(hung={"1": 3}), unit=unit) == ("", [])
+    assert healing([worker_health.Worker(1, None)], watch.State(hung={"1": 3}), unit=unit) == ("", [])
 
 
 def test_nothing_is_killed_during_a_change(healing, tmp_path):
     (tmp_path / "rollback").mkdir()
     (tmp_path / "rollback" / "change.json").touch()
-    assert healing([pulse.Worker(1, None)], watch.State(hung={"1": 3})) == ("", [])
+    assert healing([worker_health.Worker(1, None)], watch.State(hung={"1": 3})) == ("", [])
 
 
 def test_lock_of_a_change_is_seen_and_kept(tmp_path):

@@ -17,7 +17,7 @@ from mlflow_service import backup, settings
 backup.restore_database(Path(sys.argv[1]), settings.read("/etc/mlflow/mlflow.env"))
 """
 TRACKING, AUTH = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVICE_AUTH_STORE_URI"
-# Number and checksum of the rows of each table; see mlflow_service/transfer.py. As the service's user.
+# Number and checksum of the rows of each table; see mlflow_service/stores/copying.py. As the service's user.
 ROWS = """
 import json, os, sys
 from mlflow_service import settings, transfer

@@ -27,7 +27,7 @@ def test_machine_has_no_failed_unit(machine):
 def test_all_that_the_server_imports_is_compiled(machine):
     code = """
 import os, sys
-import mlflow.server.fastapi_app, mlflow.store.tracking.sqlalchemy_store, mlflow_service.app
+import mlflow.server.fastapi_app, mlflow.store.tracking.sqlalchemy_store, mlflow_service.serving.app
 cached = {name: getattr(module, "__cached__", None) for name, module in sys.modules.items()}
 own = {name: path for name, path in cached.items() if path and path.startswith(sys.prefix)}
 print(len(own) > 500, [name for name, path in own.items() if not os.path.exists(path)])

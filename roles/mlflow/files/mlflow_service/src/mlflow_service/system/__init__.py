@@ -1,0 +1,1 @@
+"""What every floor stands on: acting as the service, files, locks, logs, settings, systemd."""
