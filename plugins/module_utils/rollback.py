@@ -10,7 +10,7 @@ Whoever writes such files, takes them up, goes back, or wants to know goes by th
                           killed, the way back leads to what was last in use.
 ``FOLDER/0``, ``1``, …    the copies, with owner, group and mode.
 ``FOLDER/change.json``    the journal of a change of the server: what it is doing (``phase``), which backup leads back,
-                          and so on; see ``Journal`` in change/model.py; only changes write it. One that stays is of a killed
+                          and so on; see ``Journal`` of a change, which alone writes it. One that stays is of a killed
                           change.
 ``FOLDER.lock``           locked (flock) by whoever changes any of this.
 ``.FOLDER-settled``       beside it, what is left of a folder that has been settled, while it is deleted.
