@@ -22,7 +22,7 @@ def phases(name: str) -> dict[str, dict]:
 
 def test_backups_and_watch_are_turned_on_right_after_the_server_is_there():
     order = list(phases("main"))
-    assert order[order.index("activate") + 1] == "schedule"
+    assert order[order.index("activate") + 1] == "timers"
 
 
 def test_what_a_person_reads_last_comes_after_what_it_tells():
@@ -30,22 +30,22 @@ def test_what_a_person_reads_last_comes_after_what_it_tells():
     assert order.index("accounts") < order.index("summary") == len(order) - 1
 
 
-@pytest.mark.parametrize("name", ["main", "prepare"])
+@pytest.mark.parametrize("name", ["main", "prepare_fleet"])
 def test_no_tags_go_past_what_protects_the_data(name):
     found = phases(name)
     order = list(found)
-    for phase in ("preflight", "stores", "database"):
+    for phase in ("preflight", "probe_stores", "database"):
         assert found[phase] == {"tags": ["always"], "inside": ["always"]}
         if "configure" in found:
             assert order.index(phase) < order.index("configure")
 
 
 def test_servers_that_share_a_store_are_all_there_whatever_the_tags():
-    assert phases("prepare")["everyone"] == {"tags": ["always"], "inside": ["always"]}
+    assert phases("prepare_fleet")["require_all_servers"] == {"tags": ["always"], "inside": ["always"]}
 
 
 @pytest.mark.parametrize(
-    "phase", ["account", "release", "configure", "activate", "schedule", "verify", "accounts", "prune", "summary"]
+    "phase", ["account", "release", "configure", "activate", "timers", "verify", "accounts", "prune", "summary"]
 )
 def test_every_other_phase_has_its_own_tag(phase):
     assert phases("main")[phase] == {"tags": [phase], "inside": [phase]}

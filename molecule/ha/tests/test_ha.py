@@ -61,7 +61,7 @@ def test_changed_setting_goes_from_server_to_server_and_fails_no_request(fleet, 
     with fleet.clients("changed setting, server by server") as seen:
         done = converge(mlflow_log_level="WARNING")
     assert seen.failures == []
-    assert done.output.count("take-up | Change over, and go back if the server does not pass") == len(SERVERS)
+    assert done.output.count("change | Change over, and go back if the server does not pass") == len(SERVERS)
     for server in fleet.servers:
         server.run("grep --quiet WARNING /etc/mlflow/mlflow.env")
     assert fleet.up() == list(SERVERS)

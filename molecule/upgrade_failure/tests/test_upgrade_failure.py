@@ -156,16 +156,16 @@ def start_upgrade(machine):
     return machine.start_playbook("--extra-vars", json.dumps({"mlflow_version": NEW, "mlflow_port": 5002}))
 
 
-@pytest.mark.parametrize("task", ["configure | Write", "take-up | Change over"])
+@pytest.mark.parametrize("task", ["configure | Write", "change | Change over"])
 def test_control_node_may_die_in_each_phase(machine, old, task):
     run = start_upgrade(machine)
     while task not in run.stdout.readline():
         assert run.poll() is None
-    if task.startswith("take-up"):
+    if task.startswith("change"):
         wait_until(lambda: machine.host.file(JOURNAL).exists, 60, "the machine has begun")
     kill_run(run)
     run.communicate()
-    if task.startswith("take-up"):  # it goes on by itself
+    if task.startswith("change"):  # it goes on by itself
         wait_until(lambda: not machine.host.file(JOURNAL).exists, 120, "the machine has come to an end")
         assert serves(machine, NEW)
     else:

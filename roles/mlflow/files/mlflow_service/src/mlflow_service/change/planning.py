@@ -34,7 +34,7 @@ def plan(machine: Machine, request: Request) -> Plan:
                     f"The backup {path.name} is of a {kept} store, and the server's is {used}; restore it with "
                     f"mlflow_backend_store: {kept}, then go over to {used} (mlflow_backend_switch: migrate)."
                 )
-            # Of the tracking database plan.yml says it.
+            # Of the tracking database plan_change.yml says it.
             if manifest["schema_revision"] in planned.revisions and not can_start(manifest, planned.revisions):
                 raise ChangeError(
                     f"The accounts in the backup {path.name} have a schema that MLflow {request.version} does not "
