@@ -1,6 +1,6 @@
-"""The role's README from its argument specification, and the check that nothing differs.
+"""The roles' READMEs from their argument specifications, the page of promises, and the check that nothing differs.
 
-python molecule/shared/documents.py           write roles/*/README.md
+python molecule/shared/documents.py           write roles/*/README.md and docs/promises.md
 python molecule/shared/documents.py --check   fail when one is not as it would be written,
                                               or when defaults and argument specification differ
 """
@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+import promises
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,18 +86,20 @@ def differences(name: str, specification: dict, defaults: dict) -> list[str]:
 
 
 def main(check: bool) -> int:
-    problems = []
+    problems, written = [], {ROOT / "docs" / "promises.md": promises.page()}
     for role in sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml")):
         specification = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())
         defaults = of_role(role.name)
         problems += differences(role.name, specification, defaults)
         if problems:
             continue
-        document, written = role / "README.md", readme(role.name, specification, defaults)
+        written[role / "README.md"] = readme(role.name, specification, defaults)
+    for document, text in written.items():
         if not check:
-            document.write_text(written)
-        elif not document.exists() or document.read_text() != written:
-            problems.append(f"{role.name}: README.md is not up to date; run `python molecule/shared/documents.py`.")
+            document.write_text(text)
+        elif not document.exists() or document.read_text() != text:
+            shown = document.relative_to(ROOT)
+            problems.append(f"{shown} is not up to date; run `python molecule/shared/documents.py`.")
     print("\n".join(problems) if problems else "The documents are up to date.")
     return 1 if problems else 0
 
