@@ -45,7 +45,11 @@ def test_servers_that_share_a_store_are_all_there_whatever_the_tags():
 
 
 @pytest.mark.parametrize(
-    "phase", ["account", "release", "configure", "activate", "timers", "verify", "accounts", "prune", "summary"]
+    "phase", ["account", "release", "configure", "activate", "verify", "accounts", "prune", "summary"]
 )
 def test_every_other_phase_has_its_own_tag(phase):
     assert phases("main")[phase] == {"tags": [phase], "inside": [phase]}
+
+
+def test_timers_answer_to_the_tag_of_the_first_version_too():
+    assert phases("main")["timers"] == {"tags": ["timers", "schedule"], "inside": ["timers", "schedule"]}
