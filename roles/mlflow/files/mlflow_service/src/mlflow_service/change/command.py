@@ -41,16 +41,22 @@ def begin(machine: Machine, request: Request) -> Report:
     done = subprocess.run([*command, *program, "take-up", str(machine.env.parent)], capture_output=True, text=True)
     if done.returncode != 0:
         raise ChangeError(f"systemd-run: {done.stderr.strip()}")
-    return machine.steps.settled(machine.current)
+    return settled(machine)
 
 
 def say(machine: Machine, word: str) -> Report:
     """Tell a change how to go on; one that has ended is told nothing."""
-    report = machine.steps.settled(machine.current)
+    report = settled(machine)
     if report.ended:
         return report
     files.write(machine.steps.word, word.encode())
-    return machine.steps.settled(machine.current)
+    return settled(machine)
+
+
+def settled(machine: Machine) -> Report:
+    """What a change says as soon as it waits for a word or has ended, by whatever."""
+    killed = "The change was killed, or never began"
+    return machine.steps.settled() or Report(machine.current, failed=killed, ended=True)
 
 
 def log_to_journal() -> None:

@@ -43,13 +43,13 @@ class Steps:
             time.sleep(POLL_SECONDS)
         return self.word.read_text()
 
-    def settled(self, current: str) -> Report:
-        """The report as soon as the change waits for a word or has ended, by whatever; `current` is the release now."""
+    def settled(self) -> Report | None:
+        """The report as soon as the change waits for a word or has ended; None where it was killed, or never began."""
         while True:
             alive = systemd.shown(UNIT, "ActiveState").get("ActiveState") in {"activating", "active", "deactivating"}
             report = self.told()
             if report and not self.word.exists() and (report.waits or report.ended):
                 return report
             if not alive:
-                return Report(current, failed="The change was killed, or never began", ended=True)
+                return None
             time.sleep(POLL_SECONDS)
