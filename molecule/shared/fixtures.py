@@ -212,6 +212,37 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 """
         self.host.check_output("timeout 180 python3 -c %s %s %s", code, phase, str(int(sent)))
 
+    def record_change(self) -> dict:
+        """What began the change that is under way here, ``command`` and ``request``, for `begin_change`."""
+        code = """
+import glob, json, os
+request = json.load(open("/etc/mlflow/rollback/change.json"))["request"]
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    words = open(path).read().split("\\0")[:-1] if os.path.exists(path) else []
+    if words and os.path.basename(words[0]) == "systemd-run" and "take-up" in words:
+        print(json.dumps({"command": words, "request": request}))
+"""
+        return json.loads(self.host.check_output("python3 -c %s", code))
+
+    def begin_change(self, recorded: dict, **other: object) -> subprocess.Popen:
+        """Begin a recorded change as Ansible does, whose part is done: files and release are in place.
+
+        Args:
+            recorded: see `record_change`.
+            other: what is asked for in place of what was recorded.
+        """
+        command = ["docker", "exec", "--interactive", self.name, *recorded["command"]]
+        begun = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        begun.stdin.write(json.dumps({**recorded["request"], **other}))
+        begun.stdin.close()
+        begun.stdin = None  # communicate() would write to it
+        return begun
+
+    def change(self, recorded: dict, **other: object) -> dict:
+        """The report of a recorded change that has come to its end."""
+        said, _ = self.begin_change(recorded, **other).communicate()
+        return json.loads(said)
+
     def lose_power(self) -> None:
         """Without a word to anybody; then boot again."""
         machines.docker("kill", self.name)

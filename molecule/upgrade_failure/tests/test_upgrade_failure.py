@@ -1,6 +1,7 @@
 """An upgrade that migrates either happens wholly or never happened: whatever fails, dies or loses its power on the way.
 
 Where everything is as it was, the next run has nothing to heal; it is run all the same after a failure and after a loss of power.
+Who takes the upgrade up is a program on the machine. Where it alone is what fails or dies, Ansible's part was done and kept once.
 """
 
 import json
@@ -12,9 +13,12 @@ from fixtures import kill_run, wait_until
 
 OLD, NEW = "3.16.1", "3.17.2"
 REVISIONS = {OLD: "b7e2c1a4d9f3", NEW: "dc11669786a5"}
-OURS = "etc/mlflow etc/systemd/system/mlflow* usr/local/sbin/mlflow-* var/lib/mlflow opt/mlflow/current"
+PREPARES = "etc/mlflow etc/systemd/system/mlflow* usr/local/sbin/mlflow-*"
+OURS = f"{PREPARES} var/lib/mlflow opt/mlflow/current"
 UNFIT = {"mlflow_server_options": ["--no-such-option"]}  # with which no server starts
 SNAPSHOT = "/srv/before.tar"
+PREPARED = "/srv/prepared.tar"  # the files of the upgrade, and the way back from them
+RECORDED = "/srv/recorded.json"
 JOURNAL = "/etc/mlflow/rollback/change.json"
 DATA = """
 import hashlib, sqlite3
@@ -53,17 +57,39 @@ def serves(machine, version, *skip):
     )
 
 
+def put_back(machine):
+    """The old version with its data as it was before the first test."""
+    machine.run(
+        "systemctl stop mlflow.socket mlflow.service; rm -rf /etc/mlflow /var/lib/mlflow /opt/mlflow/current /var/backups/mlflow"
+        f" && tar xf {SNAPSHOT} -C / && systemctl daemon-reload && systemctl start mlflow.socket mlflow.service"
+    )
+
+
 @pytest.fixture(autouse=True)
 def old(machine):
     """The old version with data, as it was before the first test; the image has the new release beside it."""
     if not machine.host.file(SNAPSHOT).exists:
         machine.client("fill_store.py")
         machine.run(f"systemctl stop mlflow.service && cd / && tar cf {SNAPSHOT} {OURS}")
-    machine.run(
-        "systemctl stop mlflow.socket mlflow.service; rm -rf /etc/mlflow /var/lib/mlflow /opt/mlflow/current /var/backups/mlflow"
-        f" && tar xf {SNAPSHOT} -C / && systemctl daemon-reload && systemctl start mlflow.socket mlflow.service"
-    )
+    put_back(machine)
     return data(machine)
+
+
+@pytest.fixture
+def recorded(machine, old):
+    """An upgrade that waits to be taken up: Ansible has done its part, and the machine has not begun with its own."""
+    if not machine.host.file(RECORDED).exists:
+        run = start_upgrade(machine)
+        machine.catch_change("backing up the database")
+        change = machine.record_change()
+        machine.run(f"cd / && tar cf {PREPARED} --exclude={JOURNAL[1:]} {PREPARES}")
+        kill_run(run)
+        run.communicate()
+        machine.lose_power()
+        machine.host.check_output("echo %s > %s", json.dumps(change), RECORDED)
+        put_back(machine)
+    machine.run(f"tar xf {PREPARED} -C /")
+    return json.loads(machine.run(f"cat {RECORDED}"))
 
 
 def upgrade(machine, **settings):
@@ -101,51 +127,56 @@ def test_migration_that_fails_half_way_is_undone(machine):
     assert next_run_heals(machine)
 
 
-def test_server_that_does_not_start_on_the_new_schema_is_given_up(machine, old):
-    failed = upgrade(machine, **UNFIT)
-    assert failed.status != 0
-    assert "MLflow 3.17.2 did not pass (systemctl restart mlflow.service" in failed.said
-    assert "No such option '--no-such-option'" in failed.said
+def test_server_that_does_not_start_on_the_new_schema_is_given_up(machine, old, recorded):
+    machine.run("sed -i '/^ExecStart=/s/$/ --no-such-option/' /etc/systemd/system/mlflow.service")
+    report = machine.change(recorded)
+    assert report["failed"].startswith("systemctl restart mlflow.service")
+    assert "No such option '--no-such-option'" in report["said"]
     assert serves(machine, OLD)
     assert data(machine) == old
 
 
-def test_server_that_starts_but_fails_its_check_is_given_up(machine, old):
+def test_server_that_starts_but_fails_its_check_is_given_up(machine, old, recorded):
     machine.run("install -d -o root /var/lib/mlflow/artifacts/.mlflow-check")  # where the check's artifact would go
-    failed = upgrade(machine)
-    assert failed.status != 0
-    assert "MLflow 3.17.2 did not pass (PUT /api/2.0/mlflow-artifacts/artifacts/.mlflow-check" in failed.said
+    report = machine.change(recorded)
+    assert report["failed"].startswith("PUT /api/2.0/mlflow-artifacts/artifacts/.mlflow-check")
     assert serves(machine, OLD, "artifacts")
     assert data(machine) == old
 
 
-def test_installation_that_fails_on_kept_data_leaves_them_as_they_were(machine):
+def is_left_to_be_mended(machine, before):
+    """Whether the data are as they were, and what has been installed is there."""
+    installed = machine.host.file("/etc/systemd/system/mlflow.service").exists
+    return (revision(machine), data(machine), installed) == (REVISIONS[OLD], before, True)
+
+
+def test_installation_that_fails_on_kept_data_leaves_them_as_they_were(machine, recorded):
     """As after a removal: there is no server to go back to, and what was installed stays for the next run."""
     machine.run(
         "systemctl stop mlflow.socket mlflow.service; rm -r /etc/mlflow /etc/systemd/system/mlflow* /opt/mlflow/current"
         " && systemctl daemon-reload"
     )
-    for broken, settings in ((True, {}), (False, UNFIT), (False, UNFIT)):
-        if broken:
-            break_migration(machine)
-        before = data(machine)
-        assert upgrade(machine, **settings).status != 0
-        assert (revision(machine), data(machine)) == (REVISIONS[OLD], before)
-        assert machine.host.file("/etc/systemd/system/mlflow.service").exists
-        if broken:
-            mend_migration(machine)
+    break_migration(machine)
+    before = data(machine)
+    assert upgrade(machine).status != 0
+    assert is_left_to_be_mended(machine, before)
+    mend_migration(machine)
+    before = data(machine)
+    assert upgrade(machine, **UNFIT).status != 0
+    assert is_left_to_be_mended(machine, before)
+    assert machine.change(recorded)["failed"] != ""  # a release that never passed is none to go back to
+    assert is_left_to_be_mended(machine, before)
     assert next_run_heals(machine)
 
 
-def test_disk_without_room_for_the_backup_stops_the_upgrade(machine, old):
+def test_disk_without_room_for_the_backup_stops_the_upgrade(machine, old, recorded):
     machine.run("mkdir -p /srv/small && mount -t tmpfs -o size=100k tmpfs /srv/small")
     try:
-        failed = upgrade(machine, mlflow_backup_dir="/srv/small/backups")
+        report = machine.change(recorded, backup_dir="/srv/small/backups")
         left = machine.run("find /srv/small -name '*.sqlite'")
     finally:
         machine.run("umount /srv/small")
-    assert failed.status != 0
-    assert "/srv/small" in failed.output
+    assert "/srv/small" in report["failed"]
     assert left == ""
     assert serves(machine, OLD)
     assert data(machine) == old
@@ -179,23 +210,22 @@ PHASES = ["backing up the database", "migrating the schema", "starting the serve
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_machine_may_lose_its_power_in_each_phase(machine, old, phase):
-    run = start_upgrade(machine)
+def test_machine_may_lose_its_power_in_each_phase(machine, old, recorded, phase):
+    begun = machine.begin_change(recorded)
     machine.catch_change(phase)
     machine.lose_power()
-    run.communicate()
-    assert run.returncode != 0
+    begun.communicate()
     assert serves(machine, OLD)
     assert data(machine) == old
     if phase == "migrating the schema":
         assert next_run_heals(machine)
 
 
-def test_killed_program_is_undone_at_once(machine, old):
-    run = start_upgrade(machine)
+def test_killed_program_is_undone_at_once(machine, old, recorded):
+    begun = machine.begin_change(recorded)
     machine.catch_change("checking the server", signal.SIGKILL)
-    run.communicate()
-    assert run.returncode != 0
+    begun.communicate()
+    assert begun.returncode != 0
     assert serves(machine, OLD)
     assert data(machine) == old
 
