@@ -1,5 +1,6 @@
 """What is refused while a server runs: in one sentence, and before anything is touched."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,10 @@ WRONG = {
     "relative": ({"mlflow_data_dir": "data"}, "mlflow_data_dir is data; it must be an absolute path"),
     "other releases": ({"mlflow_install_dir": "/srv/mlflow"}, "has /opt/mlflow, but mlflow_install_dir is /srv/mlflow"),
     "other data": ({"mlflow_data_dir": "/srv/mlflow"}, "has /var/lib/mlflow, but mlflow_data_dir is /srv/mlflow"),
+    "link to a system folder": (
+        {"mlflow_backup_dir": "/srv/link"},
+        "mlflow_backup_dir is /srv/link, a link to /var/lib, which belongs",
+    ),
     "other account": ({"mlflow_user": "nobody"}, "has mlflow, but mlflow_user is nobody; set it to that"),
     "system's artifacts": (
         {"mlflow_purge": True, "mlflow_artifacts_location": "/var", "mlflow_artifacts_folder": "lib"},
@@ -33,15 +38,12 @@ def test_wrong_settings_are_refused(machine, purge):
         for settings, sentence in WRONG.values()
         if settings.get("mlflow_purge", False) is purge
     ]
-    machine.refuses_each(wrong, playbook="playbooks/uninstall.yml")
-    assert machine.state() == before
-
-
-def test_link_to_a_system_folder_is_seen_through(machine, uninstall):
     machine.run("ln -s /var/lib /srv/link")
-    refused = uninstall(mlflow_backup_dir="/srv/link")
-    machine.run("rm /srv/link")
-    assert "mlflow_backup_dir is /srv/link, a link to /var/lib, which belongs" in said(refused)
+    try:
+        machine.refuses_each(wrong, playbook="playbooks/uninstall.yml")
+    finally:
+        machine.run("rm /srv/link")
+    assert machine.state() == before
 
 
 def test_program_that_works_on_the_data_is_waited_for(machine, uninstall):
@@ -99,29 +101,23 @@ def test_check_mode_says_what_would_go_and_touches_nothing(machine, uninstall):
     assert machine.state() == before
 
 
-@pytest.mark.parametrize("confirmed", ["", "mlflow-removal2"])
-def test_purge_wants_the_hosts_name_and_names_what_it_would_delete(machine, uninstall, confirmed):
+def test_purge_wants_the_name_of_every_host_and_names_what_it_would_delete(machine, tmp_path: Path):
+    """One machine by three names in the inventory, of which the first alone is confirmed."""
     before = machine.state()
-    refused = uninstall(mlflow_purge=True, mlflow_purge_confirm=confirmed)
-    words = said(refused)
-    assert refused.status != 0
-    assert "/var/lib/mlflow (the server's data, " in words
-    assert "in 1 experiment)" in words
-    assert "run it again with -e mlflow_purge_confirm=mlflow-removal." in words
+    confirmed = {"one": "another, one", "two": "", "three": "three3"}
+    hosts = [f"{name} ansible_host={machine.name} mlflow_purge_confirm={names!r}" for name, names in confirmed.items()]
+    connected = ["[all:vars]", "ansible_connection=community.docker.docker", "ansible_user=root"]
+    (tmp_path / "hosts").write_text("\n".join(["[mlflow]", *hosts, *connected, ""]))
+    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), "playbooks/uninstall.yml"]
+    done = subprocess.run([*command, "--extra-vars", "mlflow_purge=true"], cwd=ROOT, capture_output=True, text=True)
+    words = " ".join((done.stdout + done.stderr).split()).replace("''", "'")
+    assert done.returncode != 0
+    for name in confirmed:
+        assert re.search(
+            rf"ok: \[{name}\] => msg: - /var/lib/mlflow \(the server's data, [^)]*in 1 experiment\)", words
+        )
+        refused = f"[{name}]: FAILED!" in words
+        assert refused is (name != "one")
+    assert words.count("run it again with -e mlflow_purge_confirm=one,two,three.") >= len(confirmed) - 1
     assert machine.state() == before
     assert machine.is_healthy()
-
-
-def test_of_several_hosts_none_is_purged_before_all_are_named(machine, tmp_path: Path):
-    """One machine by two names in the inventory."""
-    before = machine.state()
-    hosts = "".join(f"{name} ansible_host={machine.name}\n" for name in ("one", "two"))
-    (tmp_path / "hosts").write_text(
-        f"[mlflow]\n{hosts}[all:vars]\nansible_connection=community.docker.docker\nansible_user=root\n"
-    )
-    command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts"), "playbooks/uninstall.yml"]
-    purge = ["--extra-vars", "mlflow_purge=true mlflow_purge_confirm=one"]
-    done = subprocess.run([*command, *purge], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "run it again with -e mlflow_purge_confirm=one,two." in " ".join((done.stdout + done.stderr).split())
-    assert machine.state() == before

@@ -1,7 +1,7 @@
 """Folders of one's own, artifacts elsewhere on the machine, and PostgreSQL beside it, which is data too."""
 
 import pytest
-from outputs import said
+from outputs import ASIDE, said
 
 SETTINGS = {
     "mlflow_install_dir": "/srv/app/mlflow",
@@ -27,6 +27,9 @@ def ask(machine):
 
 
 def test_database_and_folders_of_ones_own_stay(machine, uninstall, ask):
+    ask("DROP DATABASE mlflow")  # of a server that the image had
+    folder = SETTINGS["mlflow_install_dir"]
+    machine.run(f"mkdir -p {folder} && cp -al {ASIDE}/releases {ASIDE}/uv-* {folder} && rm -r {ASIDE}")
     machine.converge(**SETTINGS)
     machine.client("log_everything.py")
     runs = ask("SELECT count(*) FROM runs", "mlflow")
@@ -39,7 +42,6 @@ def test_database_and_folders_of_ones_own_stay(machine, uninstall, ask):
     assert machine.run("ls -A /srv/app") == ""
     assert machine.host.run("getent passwd tracker; getent group tracking").stdout == ""
     assert ask("SELECT count(*) FROM runs", "mlflow") == runs
-    assert uninstall(**SETTINGS).changed == 0
 
 
 def test_database_that_cannot_be_asked_is_no_reason_to_delete_the_rest(machine, uninstall):
