@@ -13,7 +13,6 @@ FOLDER = "/var/backups/mlflow"
 
 def back_up(machine):
     """Make a backup with artifacts; returns its name."""
-    machine.converge(mlflow_backup_artifacts=True)
     done = machine.playbook(playbook="playbooks/backup.yml")
     assert done.status == 0, done.output
     return backups(machine)[-1]
