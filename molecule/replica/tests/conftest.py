@@ -35,8 +35,8 @@ class Fleet:
     def playbook(self, *arguments: str, limit: str = "all") -> Run:
         return self.server.playbook("--limit", limit, *arguments)
 
-    def settle(self, **settings: object) -> Run:
-        done = self.playbook("--extra-vars", json.dumps(settings))
+    def settle(self, limit: str = "all", **settings: object) -> Run:
+        done = self.playbook("--extra-vars", json.dumps(settings), limit=limit)
         assert done.status == 0, done.output[-6000:]
         return done
 

@@ -7,6 +7,7 @@ from conftest import DATA, PRIMARY, REPLICA
 from fixtures import wait_until
 from secrecy import watched_command_lines
 
+DATABASES = "postgresql"  # a run without the server, to which waiting for replicas is no setting
 PASSWORD = "of this: scenario\\too"
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 
@@ -46,7 +47,7 @@ def test_replica_that_lags_shows_what_was_before_and_then_what_is(fleet):
 
 
 def test_what_a_replica_that_is_waited_for_has_not_got_is_not_said_to_be_stored(fleet):
-    assert fleet.settle(postgresql_replicas_synchronous=True).changed > 0
+    assert fleet.settle(DATABASES, postgresql_replicas_synchronous=True).changed > 0
     logged = fleet.server.client("log_everything.py")  # and reads right after it has written
     assert fleet.server.client("read_run.py", logged["run_id"], logged["experiment"])["status"] == "FINISHED"
     for _ in range(20):
@@ -63,7 +64,7 @@ def test_what_a_replica_that_is_waited_for_has_not_got_is_not_said_to_be_stored(
         fleet.replica.sql("SELECT pg_wal_replay_resume()")
         writer.join()
     assert fleet.ask(f"runs/get?run_id={written[0]}")[0] == 200
-    assert fleet.settle().changed > 0  # replicas are not waited for again
+    assert fleet.settle(DATABASES).changed > 0  # replicas are not waited for again
     assert fleet.settle().changed == 0
 
 
