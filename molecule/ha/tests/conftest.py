@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fixtures import Machine, Run, Traffic
+from fixtures import Machine, Run, Traffic, wait_until
 
 SERVERS = ("mlflow-ha-1", "mlflow-ha-2")
 FRONTS = ("mlflow-ha-front-1", "mlflow-ha-front-2")
 DATABASE = "mlflow-ha-database"
+CLIENTS = 4
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Fleet(Machine):
     @contextmanager
     def clients(self, fault: str, *options: str) -> Iterator[Traffic]:
         """Clients of the address that go on for as long as the block lasts; not one run that they made may be lost."""
-        with self.traffic(4, "--name", "mlflow.test", *options) as seen:
+        with self.traffic(CLIENTS, "--name", "mlflow.test", *options) as seen:
             yield seen
         FAULTS.append(Fault(fault, seen, self.lost(seen.stored)))
         assert (FAULTS[-1].lost, seen.created > 0) == (set(), True)
@@ -68,6 +69,11 @@ print(urllib.request.urlopen(request, timeout=120, context=trusted).read().decod
 
     def runs(self) -> int:
         return int(self.sql("SELECT count(*) FROM runs"))
+
+    def wait_stored(self, what: str, more: int = 2 * CLIENTS) -> None:
+        """Until so many more runs are stored than there are."""
+        before = self.runs()
+        wait_until(lambda: self.runs() > before + more, 120, what)
 
     def lost(self, stored: list[str]) -> set[str]:
         """Ids of runs that are not in the store."""
