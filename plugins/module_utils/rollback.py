@@ -9,11 +9,14 @@ Whoever writes such files, takes them up, goes back, or wants to know goes by th
                           where it is then. Only the first version of a file is kept, so that however many runs were
                           killed, the way back leads to what was last in use.
 ``FOLDER/0``, ``1``, …    the copies, with owner, group and mode.
+``FOLDER/running.json``   units of the services that ran when the first file was replaced; only ``managed_files`` goes
+                          by them.
 ``FOLDER/change.json``    the journal of a change of the server: what it is doing (``phase``), which backup leads back,
                           and so on; see ``Journal`` of a change, which alone writes it. One that stays is of a killed
                           change.
 ``FOLDER.lock``           locked (flock) by whoever changes any of this.
 ``.FOLDER-settled``       beside it, what is left of a folder that has been settled, while it is deleted.
+``.FOLDER-staged``        beside it, files that are checked before they are written, below it by their whole path.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 
 from . import durable, files
 
-MANIFEST, JOURNAL = "manifest.json", "change.json"
+MANIFEST, JOURNAL, RUNNING = "manifest.json", "change.json", "running.json"
 
 
 class Folder:
@@ -41,8 +44,10 @@ class Folder:
         self.path = str(path)
         self.lock = self.path + ".lock"
         self.settled = os.path.join(os.path.dirname(self.path), f".{os.path.basename(self.path)}-settled")
+        self.staged = os.path.join(os.path.dirname(self.path), f".{os.path.basename(self.path)}-staged")
         self.manifest = os.path.join(self.path, MANIFEST)
         self.journal = os.path.join(self.path, JOURNAL)
+        self.running = os.path.join(self.path, RUNNING)
 
     def replaced(self):
         """By path, what is kept of each file that was replaced."""
@@ -68,6 +73,13 @@ class Folder:
         """Note what a change is doing, so that it is there after a loss of power."""
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         write_json(self.journal, journal)
+
+    def ran(self, now):
+        """The units that ran when the first file was replaced, which are those that run now where none has been yet."""
+        if not (self.replaced() and os.path.exists(self.running)):
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            write_json(self.running, sorted(now))
+        return read_json(self.running)
 
     def forget(self):
         """Remove the journal, and leave the files as they are."""

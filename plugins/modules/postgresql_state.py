@@ -42,8 +42,7 @@ RETURN = r"""
 state:
   description: >-
     C(system), see plugins/module_utils/host.py, with C(has_driver), whether Ansible's Python there can ask PostgreSQL;
-    C(clusters) by their major version; C(networks), what is wrong with some; and C(port_taken), who has the port. Of a
-    cluster, C(loaded) is the time at which the server last read its configuration.
+    C(clusters) by their major version; C(networks), what is wrong with some; and C(port_taken), who has the port.
   returned: always
   type: dict
 """
@@ -72,10 +71,7 @@ ACCOUNT = "postgres"  # of the operating system and of the server, in every dist
 LARGEST = 16 * 1024 * 1024  # characters of a file of that account
 QUERY = """
 SELECT json_build_object(
-  'loaded', pg_conf_load_time()::text,
   'port', current_setting('port')::int,
-  'restart_for', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM pg_settings WHERE pending_restart),
-  'access_errors', (SELECT coalesce(json_agg(error), '[]') FROM pg_hba_file_rules WHERE error IS NOT NULL),
   'roles', (SELECT json_agg(rolname) FROM pg_roles),
   'databases', (SELECT json_object_agg(datname, pg_encoding_to_char(encoding)) FROM pg_database),
   'relations', (SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema$)'),

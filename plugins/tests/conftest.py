@@ -29,7 +29,7 @@ def ours() -> Iterator[Path]:
 
 @pytest.fixture
 def module() -> Callable[..., dict]:
-    """A function that runs the named module with arguments and returns its result."""
+    """A function that runs the named module with arguments and returns its result, or the signal that has killed it."""
 
     def run(module_name: str, /, check: bool = False, **arguments: object) -> dict:
         given = {"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_check_mode": check, "_ansible_diff": True}}
@@ -41,6 +41,8 @@ def module() -> Callable[..., dict]:
             text=True,
             env={"PYTHONPATH": f"{MODULES}:{COLLECTIONS}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
+        if done.returncode < 0:
+            return {"killed_by": -done.returncode}
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 

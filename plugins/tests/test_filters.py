@@ -6,7 +6,6 @@ import subprocess
 import front
 import mlflow as filters
 import pytest
-import results
 from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_change, mlflow_installation, mlflow_stores
 
 ODD = [
@@ -244,19 +243,3 @@ def test_pooler_gets_what_the_servers_that_know_a_way_past_it_want():
     assert (wanted["pooled"], behind["pooled"]) == (0, 50)
     hostvars["pooler"]["pgbouncer_server_connections"] = 200
     assert front.database_wanted(["a"], hostvars, ["pooler"])["pooled"] == 200
-
-
-@pytest.mark.parametrize(
-    ("result", "said"),
-    [
-        ({"stderr": "no\n", "stdout": "line 3", "msg": "non-zero return code"}, "no\n line 3"),
-        (
-            {"results": [{"msg": ""}, {"msg": "a does not listen"}, {}], "msg": "One or more items failed"},
-            "a does not listen",
-        ),
-        ({"stderr": "", "msg": "Timeout"}, "Timeout"),
-        ({}, "it does not say why"),
-    ],
-)
-def test_failure_is_told_by_what_says_most(result, said):
-    assert results.why_failed(result) == said

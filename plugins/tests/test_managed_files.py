@@ -1,10 +1,13 @@
-"""managed_files: a set of files in one trip, with a way back."""
+"""managed_files: a set of files in one trip, taken up by the services that go by them, with a way back."""
 
 import grp
 import os
 import pwd
 import re
+import signal
+import socket
 import stat
+import threading
 
 import pytest
 
@@ -17,9 +20,11 @@ SECRET = "p@ss:w/rd#%?&x"
 def write(module, tmp_path):
     """A function that writes entries below tmp_path and returns the result."""
 
-    def run(*entries, check=False, state="present"):
+    def run(*entries, check=False, state="present", **more):
         owned = [{**entry, "path": str(tmp_path / entry["path"]), "owner": ME, "group": MINE} for entry in entries]
-        return module("managed_files", check, state=state, entries=owned, rollback_dir=str(tmp_path / "rollback"))
+        return module(
+            "managed_files", check, state=state, entries=owned, rollback_dir=str(tmp_path / "rollback"), **more
+        )
 
     return run
 
@@ -220,3 +225,195 @@ def test_file_to_take_the_content_from_may_be_no_link_of_others(write, theirs, t
 def test_fifo_in_the_way_is_waited_for_by_nobody(write, theirs):
     os.mkfifo(theirs / "a.conf")
     assert write(entry("theirs/a.conf"))["msg"] == f"{theirs}/a.conf is no regular file."
+
+
+@pytest.fixture
+def service(tmp_path):
+    """A service without a unit: told to read a.conf, it notes in `taken` what stands there, so that each time shows."""
+    return {"reload": ["sh", "-c", f"cat {tmp_path}/a.conf >> {tmp_path}/taken"]}
+
+
+@pytest.fixture
+def taken(tmp_path):
+    """A function that returns what the service has read so far, and fails where it has been told nothing."""
+    return (tmp_path / "taken").read_text
+
+
+SILENT = {"command": ["false"], "seconds": 0, "otherwise": "it does not answer"}
+TAKEN_BACK = "As before: {reason} (see the log)."
+
+
+def killing(command):
+    """The same, by a shell that then kills the module, as a machine that loses its power does."""
+    return ["sh", "-c", f"{command}; kill -KILL $PPID"]
+
+
+def test_service_takes_up_new_files_once(write, service, taken, tmp_path):
+    result = write(entry(), services=[service])
+    assert (result["changed"], result["pending"], result["services"]) == (True, [], {"": "reloaded"})
+    assert taken() == "new\n"
+    assert not write(entry(), services=[service])["changed"]
+    assert taken() == "new\n"
+    assert not (tmp_path / "rollback").exists()
+
+
+def test_service_is_told_of_its_own_files_only(write, service, taken, tmp_path):
+    write(entry(), services=[service])
+    result = write(entry(), entry("b.conf"), services=[{**service, "reload_for": [str(tmp_path / "a.conf")]}])
+    assert (result["changed"], result["services"]) == (True, {"": ""})
+    assert taken() == "new\n"
+
+
+def test_service_that_is_seen_to_go_by_others_takes_up_files_that_are_right(write, service, taken):
+    write(entry(), services=[service])
+    assert write(entry(), services=[{**service, "due": True}])["changed"]
+    assert taken() == "new\n" * 2
+
+
+def test_check_mode_tells_what_service_would_take_up_and_asks_none(write, service, tmp_path):
+    validator = {"command": ["touch", str(tmp_path / "validated")]}
+    result = write(entry(), check=True, services=[service], validate=[validator])
+    assert (result["changed"], result["services"]) == (True, {"": "reloaded"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_is_not_valid_is_never_in_place(write, service, taken, tmp_path):
+    write(entry(content="good\n"), services=[service])
+    says_no = 'grep good "$0" || { echo "[7] $0: line 1 is bad"; exit 1; }'
+    validator = {"command": ["sh", "-c", says_no, str(tmp_path / "a.conf")], "strip": r"^\[\d\] "}
+    result = write(
+        entry(), validate=[validator], services=[service], invalid="Not taken: {reason}.", taken_back=TAKEN_BACK
+    )
+    assert result["failed"]
+    assert result["msg"] == f"Not taken: {tmp_path}/a.conf: line 1 is bad."
+    assert (tmp_path / "a.conf").read_text() == taken() == "good\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.conf", "rollback.lock", "taken"]
+
+
+def test_files_that_name_each_other_are_validated_together(write, service, tmp_path):
+    read_both = {"command": ["sh", "-c", 'grep here "$(cat "$0")"', str(tmp_path / "a.conf")]}
+    both = entry(content=f"{tmp_path}/b.conf"), entry("b.conf", "here\n", mode="0600")
+    assert write(*both, validate=[read_both], services=[service])["changed"]
+    assert (tmp_path / "a.conf").read_text() == f"{tmp_path}/b.conf"
+
+
+def test_validator_sees_owner_and_mode(write, service, tmp_path):
+    shows_them = {"command": ["sh", "-c", 'stat --format=%a:%U "$0"; exit 1', str(tmp_path / "a.conf")]}
+    assert f"640:{ME}" in write(entry(), validate=[shows_them], services=[service])["msg"]
+
+
+def test_secret_that_a_validator_quotes_shows_nowhere(write, service, tmp_path):
+    quotes = {"command": ["sh", "-c", 'cat "$0"; exit 1', str(tmp_path / "a.env")]}
+    result = write({"path": "a.env", "secret": SECRET, "mode": "0600"}, entry(), validate=[quotes], services=[service])
+    assert result["failed"]
+    assert SECRET not in str(result)
+
+
+@pytest.mark.parametrize(("word", "fails"), [("", False), ("echo no;", True)])
+def test_validator_that_ends_by_itself_without_a_word_has_found_nothing(write, service, word, fails):
+    ends_itself = {"command": ["sh", "-c", f"{word} kill -TERM $$"], "quiet_codes": [-15]}
+    assert write(entry(), validate=[ends_itself], services=[service]).get("failed", False) is fails
+
+
+def test_service_that_does_not_answer_goes_by_the_files_from_before(write, service, taken, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    result = write(entry(), entry("b.conf"), services=[{**service, "answers": [SILENT]}], taken_back=TAKEN_BACK)
+    assert result["msg"] == "As before: it does not answer (see the log)."
+    assert (tmp_path / "a.conf").read_text() == "old\n"
+    assert not (tmp_path / "b.conf").exists()
+    assert taken() == "old\nnew\nold\n"
+    assert not write(entry(content="old\n"), services=[service])["changed"]
+
+
+def test_service_that_says_why_is_quoted(write, service, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    refuses = ["sh", "-c", f"grep -q old {tmp_path}/a.conf || {{ echo no such colour >&2; exit 1; }}"]
+    result = write(entry(), services=[{"reload": refuses}], taken_back=TAKEN_BACK)
+    assert result["msg"] == "As before: no such colour (see the log)."
+
+
+def test_files_that_no_service_goes_back_to_are_taken_up_by_the_next_run(write, service, taken, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    result = write(entry(), services=[{"reload": ["false"]}])
+    assert "but not in use: false ends with 1" in result["msg"]
+    assert (tmp_path / "a.conf").read_text() == "old\n"
+    assert write(entry(content="old\n"), services=[service])["changed"]
+    assert taken() == "old\n" * 2
+
+
+def test_run_that_dies_before_the_service_is_told_leaves_that_to_the_next(write, service, taken, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    assert write(entry(), services=[{"reload": killing("true")}]) == {"killed_by": signal.SIGKILL}
+    assert ((tmp_path / "a.conf").read_text(), taken()) == ("new\n", "old\n")
+    assert write(entry(), check=True, services=[service])["changed"]
+    assert write(entry(), services=[service])["services"] == {"": "reloaded"}
+    assert taken() == "old\nnew\n"
+    assert not write(entry(), services=[service])["changed"]
+
+
+def test_run_that_dies_on_the_way_back_leaves_that_to_the_next(write, service, taken, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    dies_on_old = f"cat {tmp_path}/a.conf >> {tmp_path}/taken; grep -q new {tmp_path}/a.conf || kill -KILL $PPID"
+    died = write(entry(), services=[{"reload": ["sh", "-c", dies_on_old], "answers": [SILENT]}])
+    assert died == {"killed_by": signal.SIGKILL}
+    assert (tmp_path / "a.conf").read_text() == "old\n"
+    assert write(entry(content="old\n"), services=[service])["changed"]
+    assert taken() == "old\nnew\nold\nold\n"
+
+
+def test_run_that_dies_while_files_are_checked_leaves_those_that_serve(write, service, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    died = write(entry(), services=[service], validate=[{"command": killing("true")}])
+    assert died == {"killed_by": signal.SIGKILL}
+    assert (tmp_path / "a.conf").read_text() == "old\n"
+    assert write(entry(), services=[service])["changed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.conf", "rollback.lock", "taken"]
+
+
+@pytest.fixture
+def answering(tmp_path):
+    """A Unix socket and a TCP port that answer `id: 7`; the path and the port."""
+
+    def serve(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"name: a\nid: 7\n")
+
+    listeners = socket.socket(socket.AF_UNIX), socket.socket()
+    for listener, address in zip(listeners, (str(tmp_path / "s"), ("127.0.0.1", 0)), strict=True):
+        listener.bind(address)
+        listener.listen()
+        threading.Thread(target=serve, args=[listener], daemon=True).start()
+    yield str(tmp_path / "s"), listeners[1].getsockname()[1]
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.mark.parametrize("expected", ["^id: 7$", "^id: 8$"])
+def test_service_is_asked_on_its_socket_which_files_it_goes_by(write, service, answering, expected):
+    question = {"socket": answering[0], "send": "which?\n", "expect": expected, "seconds": 0, "otherwise": "others"}
+    result = write(entry(), services=[{**service, "answers": [question]}])
+    assert ("others" in result.get("msg", "")) == (expected == "^id: 8$")
+
+
+@pytest.mark.parametrize("way", [{"address": "127.0.0.1:%d"}, {"listens": "%d"}])
+def test_service_is_waited_for_where_it_listens(write, service, answering, way):
+    _, port = answering
+    asked = {key: value % port for key, value in way.items()}
+    nobody = {key: value % find_closed() for key, value in way.items()}
+    question = {"seconds": 0, "otherwise": "nobody listens"}
+    assert write(entry(), services=[{**service, "answers": [{**asked, **question}]}])["changed"]
+    result = write(entry(content="b"), services=[{**service, "answers": [{**nobody, **question}]}])
+    assert "nobody listens" in result["msg"]
+
+
+def find_closed():
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
