@@ -54,7 +54,7 @@ def systemctl(action, *units):
     """Run systemctl; raises Trouble with what it says."""
     code, said = execute(["systemctl", action, *units])
     if code != 0:
-        raise Trouble("Unable to %s %s: %s" % (action, " ".join(units) or "systemd", said.strip()))
+        raise Trouble("Unable to %s %s: %s" % (action, " ".join(units) or "systemd", " ".join(said.split())))
 
 
 # Before files are replaced
@@ -175,14 +175,21 @@ class Service:
             for question in self.asked["answers"]:
                 wait_for(question)
 
-    def go_back(self, ran):
-        """Have it go by the files from before, or stop it where it did not run with them; raises Trouble."""
+    def go_back(self, ran, reason):
+        """Have it go by the files from before, or stop it where it did not run with them; raises Trouble.
+
+        What it says of the new files and of these alike is no fault of the new ones: it goes on as it did.
+        """
         if not ran:
             systemctl("stop", self.unit)
-        elif self.unit and not read_unit(self.unit)["active"]:
+        elif self.action == "restarted" or (self.unit and not read_unit(self.unit)["active"]):
             self.act("restarted")
         else:
-            self.act(self.action)
+            try:
+                self.act("reloaded")
+            except Trouble as trouble:
+                if str(trouble) != reason:
+                    raise
 
     def reason(self, trouble):
         """Why it does not take them up: in its own last words where they say so, else as it was found."""
@@ -212,13 +219,14 @@ def take_up(services, replaced):
         raise Trouble(service.reason(trouble) if service else str(trouble)) from trouble
 
 
-def go_back(services, replaced, ran):
+def go_back(services, replaced, ran, reason):
     """Have all of them go by the files from before, which are in place.
 
     Args:
         services: those of `take_up`.
         replaced: paths of the files that are put back.
         ran: units of those that ran with them.
+        reason: why they are put back.
 
     Returns:
         Why some don't, or the empty string.
@@ -229,7 +237,7 @@ def go_back(services, replaced, ran):
     for service in services:
         if service.action:
             with collected(wrong):
-                service.go_back(not service.unit or service.unit in ran)
+                service.go_back(not service.unit or service.unit in ran, reason)
     return "; ".join(wrong)
 
 

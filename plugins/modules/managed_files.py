@@ -340,7 +340,6 @@ def apply_all(entries, keep, dry):
 @contextlib.contextmanager
 def staged(entries, folder):
     """Copies of the files as they are to be, while the block lasts; by the path of each, that of its copy."""
-    files.remove(folder)
     contents = {}
     for entry in entries:
         if entry["state"] == "present":
@@ -375,6 +374,8 @@ def write_and_take_up(module, kept):
     """The same, and have the services go by them, or by those from before; fails with the sentence that says why."""
     asked, entries = module.params, module.params["entries"]
     would_be_kept = set()
+    if not module.check_mode:
+        files.remove(kept.staged)  # of a run that was killed
     diffs = apply_all(entries, would_be_kept.add, dry=True)
     pending = {*kept.replaced(), *would_be_kept}
     them = [services.Service(each, pending) for each in asked["services"]]
@@ -394,7 +395,7 @@ def write_and_take_up(module, kept):
         services.take_up(them, pending)
     except services.Trouble as trouble:
         kept.put_back()
-        wrong = services.go_back(them, pending, ran)
+        wrong = services.go_back(them, pending, ran, str(trouble))
         if wrong:  # so that the next run tries again
             msg = "The files from before are in place again, but not in use: %s; what came first: %s"
             module.fail_json(msg=msg % (wrong, trouble))

@@ -334,11 +334,21 @@ def test_service_that_says_why_is_quoted(write, service, tmp_path):
 
 def test_files_that_no_service_goes_back_to_are_taken_up_by_the_next_run(write, service, taken, tmp_path):
     write(entry(content="old\n"), services=[service])
-    result = write(entry(), services=[{"reload": ["false"]}])
-    assert "but not in use: false ends with 1" in result["msg"]
+    quotes_its_file = ["sh", "-c", f"cat {tmp_path}/a.conf; exit 1"]
+    result = write(entry(), services=[{"reload": quotes_its_file}])
+    assert result["msg"] == ("The files from before are in place again, but not in use: old; what came first: new")
     assert (tmp_path / "a.conf").read_text() == "old\n"
     assert write(entry(content="old\n"), services=[service])["changed"]
     assert taken() == "old\n" * 2
+
+
+def test_what_service_says_of_the_files_from_before_too_keeps_it_from_nothing(write, service, tmp_path):
+    write(entry(content="old\n"), services=[service])
+    result = write(
+        entry(), services=[{"reload": ["sh", "-c", "echo another file is wrong; exit 1"]}], taken_back=TAKEN_BACK
+    )
+    assert result["msg"] == "As before: another file is wrong (see the log)."
+    assert not write(entry(content="old\n"), services=[service])["changed"]
 
 
 def test_run_that_dies_before_the_service_is_told_leaves_that_to_the_next(write, service, taken, tmp_path):
@@ -366,7 +376,7 @@ def test_run_that_dies_while_files_are_checked_leaves_those_that_serve(write, se
     died = write(entry(), services=[service], validate=[{"command": killing("true")}])
     assert died == {"killed_by": signal.SIGKILL}
     assert (tmp_path / "a.conf").read_text() == "old\n"
-    assert write(entry(), services=[service])["changed"]
+    assert not write(entry(content="old\n"), services=[service])["changed"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.conf", "rollback.lock", "taken"]
 
 
