@@ -63,6 +63,16 @@ def test_only_the_version_that_was_in_use_is_kept(write, config):
     assert Path(kept["copy"]).read_text() == "old"
 
 
+def test_units_that_ran_are_those_before_the_first_file_was_replaced(config):
+    folder = rollback.Folder(config / "rollback")
+    assert folder.ran(["of-a-run-that-replaced-nothing.service"]) == ["of-a-run-that-replaced-nothing.service"]
+    assert folder.ran(["b.service", "a.service"]) == ["a.service", "b.service"]
+    folder.keep(str(config / "mlflow.env"))
+    assert folder.ran([]) == ["a.service", "b.service"]
+    folder.settle()
+    assert folder.ran([]) == []
+
+
 def test_change_that_was_killed_is_known_to_all(config):
     folder = rollback.Folder(config / "rollback")
     request = Request("2-b", "2", "http://127.0.0.1:5001", "nobody", "nogroup", "/var/lib/mlflow")
