@@ -21,14 +21,14 @@ down: ## Remove the machine, its data and the images it was made from
 logs: ## Follow the server's log
 	@docker exec $(MACHINE) journalctl --unit=mlflow --lines=50 --follow --output=cat
 
-test: $(tools) ## Lint, unit tests and every Molecule scenario; SCENARIO=name for one, LANE=1/3 for a third of all
+test: $(tools) ## Lint, unit tests, the program's tests and every Molecule scenario; SCENARIO=name for one, LANE=1/3 for a third of all
 	@$(run) python molecule/shared/suite.py $(if $(LANE),--lane $(LANE)) $(SCENARIO)
 
 bench: $(tools) ## Measure beside stock MLflow and hand-written installs; ONLY=group for one group
 	@python3 molecule/shared/machine.py image bookworm >/dev/null
 	@$(run) python bench/run.py $(if $(ONLY),--only $(ONLY))
 
-check: $(tools) ## Lint and unit tests: what to run after each edit
+check: $(tools) ## Lint, unit tests and the program's tests: what to run after each edit
 	@$(run) python molecule/shared/suite.py --check
 
 lint: $(tools) ## Lint only

@@ -204,10 +204,14 @@ class Google:
         """Set Google's clock this much ahead of the real one, so that the machine's seems to be behind."""
         self._ask("clock", offset=offset_seconds)
 
+    @property
+    def control(self) -> str:
+        """Where it takes what tests ask of it."""
+        return machines.docker("port", self.name, str(CONTROL_PORT)).splitlines()[0]
+
     def _ask(self, method: str, **arguments: Any) -> Any:
-        address = machines.docker("port", self.name, str(CONTROL_PORT)).splitlines()[0]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}/{method}", json.dumps(arguments).encode(), timeout=30) as answer:
+        with opener.open(f"http://{self.control}/{method}", json.dumps(arguments).encode(), timeout=30) as answer:
             return json.load(answer)
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 UV_LOCK = ROOT / "roles" / "mlflow" / "files" / "locks" / "uv.txt"
+SERVICE = ROOT / "roles" / "mlflow" / "files" / "mlflow_service" / "src"
 REPOSITORY = os.environ.get("MACHINE_IMAGES", "mlflow-machine")  # name of our images; the tag says which
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
 CACHE = "mlflow-machine-cache:/var/cache/mlflow-machine"  # a volume with downloaded packages, shared by test machines
@@ -115,9 +116,7 @@ def make_tools() -> None:
     # A tenth of Ansible's time goes into looking for garbage, of which it makes little.
     (site_packages / "less-garbage-collection.pth").write_text("import gc; gc.set_threshold(100_000)\n")
     # Programs of the service start each other by `python -I`, in tests too, which looks nowhere else.
-    (site_packages / "mlflow-service.pth").write_text(
-        f"{ROOT / 'roles' / 'mlflow' / 'files' / 'mlflow_service' / 'src'}\n"
-    )
+    (site_packages / "mlflow-service.pth").write_text(f"{SERVICE}\n")
     link = venv / "collections" / "ansible_collections" / "mlops" / "mlflow"  # see ansible.cfg
     link.parent.mkdir(parents=True)
     link.symlink_to(ROOT)

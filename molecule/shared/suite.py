@@ -1,9 +1,10 @@
 """All checks of the repository: ``python molecule/shared/suite.py [--lint | --check | --lane 1/3 | SCENARIO …]``.
 
-Without arguments: lint, unit tests, then every Molecule scenario, some at a time; ``--check`` leaves the scenarios
-out, and ``--lane 1/3`` does its third of all, for machines that share the work. What a check prints goes to
-``build/test/``; of a failed one the end is shown, and when all have ended, how long each step took (times.py). The
-last line is ``N passed, N failed``: pytest's tests where a check has some, the check itself where it has none.
+Without arguments: lint, unit tests and the program's tests, then every Molecule scenario, some at a time; ``--check``
+leaves the scenarios out, and ``--lane 1/3`` does its third of all, for machines that share the work. What a check
+prints goes to ``build/test/``; of a failed one the end is shown, and when all have ended, how long each step took
+(times.py). The last line is ``N passed, N failed``: pytest's tests where a check has some, the check itself where it
+has none.
 """
 
 import argparse
@@ -40,8 +41,10 @@ CHECKS = {
     "documents": ["python", "molecule/shared/documents.py", "--check"],
     "site": ["mkdocs", "build", "--strict", "--config-file", ".mkdocs.yml"],
     "unit tests": ["pytest", "--quiet"],
+    "program's tests": ["python", "molecule/shared/program.py"],
 }
-UNIT = "unit tests"
+PROGRAM = "program's tests"
+TESTS = {"unit tests", PROGRAM}
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Check:
 
     def run(self) -> "Check":
         started = time.monotonic()
-        log = LOGS / f"{self.name.replace(' ', '-')}.log"
+        log = LOGS / f"{self.file_name}.log"
         self.report.unlink(missing_ok=True)
         with log.open("w") as output, log.open(errors="replace") as written:
             status = self.execute(
@@ -81,7 +84,11 @@ class Check:
     @property
     def report(self) -> Path:
         """Where pytest says how long each test took."""
-        return LOGS / f"{self.name.replace(' ', '-')}.xml"
+        return LOGS / f"{self.file_name}.xml"
+
+    @property
+    def file_name(self) -> str:
+        return self.name.replace(" ", "-").replace("'", "")
 
     def execute(self, command: list[str], output: IO[str] | int, look: Callable[[], object] = bool) -> int:
         """Run a command, and look at what it has written each moment; returns its status."""
@@ -149,7 +156,7 @@ def read(arguments: list[str]) -> tuple[list[str], list[str]]:
     parser = argparse.ArgumentParser(description="Check the repository.")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="only these")
     parser.add_argument("--lint", action="store_true", help="only lint")
-    parser.add_argument("--check", action="store_true", help="only lint and unit tests")
+    parser.add_argument("--check", action="store_true", help="no scenarios")
     parser.add_argument(
         "--lane", type=lane, default=(1, 1), metavar="N/M", help="one of so many parts of all scenarios"
     )
@@ -157,10 +164,14 @@ def read(arguments: list[str]) -> tuple[list[str], list[str]]:
     if unknown := set(given.scenarios) - set(scenarios()):
         parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are {', '.join(scenarios())}")
     number, of = given.lane
-    checks = [] if given.scenarios or number > 1 else [name for name in CHECKS if name != UNIT or not given.lint]
+    checks = [] if given.scenarios or number > 1 else [name for name in CHECKS if not (given.lint and name in TESTS)]
     if given.lint or given.check:
         return checks, []
     return checks, given.scenarios or scenarios()[number - 1 :: of]
+
+
+def run_in_turn(names: list[str]) -> list[Check]:
+    return [Check(name, CHECKS[name]).run() for name in names]
 
 
 def main(arguments: list[str]) -> int:
@@ -168,15 +179,19 @@ def main(arguments: list[str]) -> int:
     wanted, named = read(arguments)
     done: list[Check] = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        checks = pool.submit(lambda: [Check(name, CHECKS[name]).run() for name in wanted])
+        checks = [pool.submit(run_in_turn, [name for name in wanted if name != PROGRAM])]
         try:
+            if PROGRAM in wanted or named:
+                machine.image("bookworm")  # once, before several ask for it
+            checks.append(pool.submit(run_in_turn, [name for name in wanted if name == PROGRAM]))
             if named:
                 make_images()  # meanwhile
                 done += pool.map(lambda name: scenario_check(name).run(), named)
         except machine.SetupError as error:
             print(error)
             done.append(Check("images", [], failed=1))
-        done += checks.result()
+        for each in checks:
+            done += each.result()
     times.keep({check.name: check.measured for check in done if check.seconds})
     print(times.report({check.name: check.measured for check in done}), flush=True)
     passed, failed = sum(check.passed for check in done), sum(check.failed for check in done)

@@ -13,6 +13,7 @@ from ansible_collections.mlops.mlflow.plugins.module_utils import (
     mlflow_installation,
     mlflow_stores,
     postgres_address,
+    service_files,
 )
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings
 
@@ -41,8 +42,8 @@ def mlflow_wheels(settings: Mapping, role_path: str, state: Mapping, told: Mappi
 
 
 def mlflow_service_files(role_path: str) -> dict[str, str]:
-    """The program on the machine, as a release carries it; see mlflow_installation.py."""
-    return mlflow_installation.service_files(Path(role_path))
+    """The program on the machine, as a release carries it; see service_files.py."""
+    return service_files.service_files(Path(role_path))
 
 
 def database_is_here(settings: Mapping) -> bool:

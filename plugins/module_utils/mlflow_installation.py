@@ -7,13 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_environment, postgres_address, wheels
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings, version
+from ansible_collections.mlops.mlflow.plugins.module_utils.service_files import service_files
 
 PYTHON_MINIMUM = "3.10"  # MLflow 3's
 BASE_MB = 500  # of memory for the machine and the server's main process, in MiB
@@ -190,30 +190,6 @@ def renamed(store: str) -> str:
         return str(postgres_address.read(store))
     except ValueError:
         return store
-
-
-def service_files(role_path: Path) -> dict[str, str]:
-    """The program on the machine, mlflow_service, as a release carries it: texts by their path below site-packages.
-
-    Its metadata is made from its pyproject.toml, as an installer would; MLflow finds it by the entry points in there.
-    Source: https://packaging.python.org/en/latest/specifications/entry-points/#file-format.
-    """
-    project = role_path / "files/mlflow_service"
-    described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = f"{described['name'].replace('-', '_')}-{described['version']}.dist-info"
-    groups = described["entry-points"].items()
-    points = (f"[{group}]\n" + "".join(f"{name} = {of}\n" for name, of in found.items()) for group, found in groups)
-    files = sorted(
-        path
-        for path in (project / "src").rglob("*")
-        if path.is_file() and path.parent.name != "__pycache__" and not path.name.startswith(".")
-    )
-    return {
-        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {described['name']}\nVersion: {described['version']}\n"
-        f"Summary: {described['description']}",
-        f"{metadata}/entry_points.txt": "\n".join(points).rstrip(),
-        **{str(path.relative_to(project / "src")): path.read_text(encoding="utf-8").rstrip() for path in files},
-    }
 
 
 def allowed_hosts(names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from types import FrameType, ModuleType
 
 import pytest
 import yaml
-from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation
+from ansible_collections.mlops.mlflow.plugins.module_utils import mlflow_installation, service_files
 from ansible_collections.mlops.mlflow.plugins.module_utils.defaults import of_role
 from ansible_collections.mlops.mlflow.plugins.module_utils.mlflow_settings import MlflowSettings
 
@@ -392,7 +392,7 @@ def test_release_is_named_by_its_content(tmp_path):
 
 def test_program_on_the_machine_is_shipped_whole_and_nothing_beside_it(tmp_path):
     role = ROOT / "roles" / "mlflow"
-    shipped = mlflow_installation.service_files(role)
+    shipped = service_files.service_files(role)
     assert {"mlflow_service/__init__.py", "mlflow_service/backup/__main__.py", "mlflow_service/system/files.py"} <= {
         *shipped
     }
@@ -404,7 +404,7 @@ def test_program_on_the_machine_is_shipped_whole_and_nothing_beside_it(tmp_path)
     copied = tmp_path / "mlflow" / "files" / "mlflow_service"
     shutil.copytree(role / "files" / "mlflow_service", copied)
     (copied / "src" / "mlflow_service" / ".app.py.swp").write_bytes(b"\xff")
-    assert mlflow_installation.service_files(tmp_path / "mlflow") == shipped
+    assert service_files.service_files(tmp_path / "mlflow") == shipped
 
 
 def test_variables_of_several_servers_and_a_front():

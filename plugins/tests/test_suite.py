@@ -1,17 +1,21 @@
 """What `make test`, `make check` and the lanes of a CI run."""
 
+import shlex
+
 import pytest
 import suite
+
+TESTS = {"unit tests", "program's tests"}
 
 
 def test_all_is_checked_without_arguments():
     assert suite.read([]) == (list(suite.CHECKS), suite.scenarios())
-    assert "unit tests" in suite.CHECKS
+    assert set(suite.CHECKS) >= TESTS
 
 
-def test_check_is_lint_and_unit_tests():
+def test_check_is_lint_and_the_tests_that_need_no_machine():
     assert suite.read(["--check"]) == (list(suite.CHECKS), [])
-    assert suite.read(["--lint"]) == ([name for name in suite.CHECKS if name != "unit tests"], [])
+    assert suite.read(["--lint"]) == ([name for name in suite.CHECKS if name not in TESTS], [])
 
 
 def test_named_scenario_is_run_alone():
@@ -34,3 +38,11 @@ def test_what_there_is_not_is_refused(arguments, capsys):
 
 def test_long_scenarios_exist():
     assert set(suite.LONG) <= set(suite.scenarios())
+
+
+def test_reports_have_names_that_pytest_can_be_told():
+    """It splits what it is told as a shell does."""
+    for name in suite.CHECKS:
+        assert shlex.split(f"--junitxml={suite.Check(name, []).report}") == [
+            f"--junitxml={suite.Check(name, []).report}"
+        ]
