@@ -183,11 +183,12 @@ class Done:
 
 
 def command(module: str, *arguments: str, given: str = "", user: str = "root", **environment: str) -> Done:
-    """Run ``python -I -m mlflow_service.MODULE`` as root or as the service."""
+    """Run ``python -I -m mlflow_service.MODULE`` as root, which has no HOME in a unit of systemd's, or as the service."""
     account = pwd.getpwnam(user)
+    home = {} if user == "root" else {"HOME": account.pw_dir}
     done = subprocess.run(
         [sys.executable, "-I", "-m", f"mlflow_service.{module}", *arguments],
-        env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": account.pw_dir, **SEPARATE, **environment},
+        env={"PATH": os.defpath, "LANG": "C.UTF-8", **home, **SEPARATE, **environment},
         input=given,
         capture_output=True,
         text=True,
