@@ -16,6 +16,10 @@ class Postgres:
     def ask(self, query: str, database: str = "postgres") -> str:
         return self.host.check_output("psql --username=postgres --dbname=%s -Atc %s", database, query)
 
+    def make(self, database: str) -> None:
+        """Make a database for the service, with no tables in it."""
+        self.ask(f"CREATE DATABASE {database} OWNER mlflow ENCODING 'UTF8' TEMPLATE template0")
+
 
 @pytest.fixture
 def local(machine: Machine) -> Postgres:
