@@ -1,6 +1,6 @@
 # Copyright the authors of this repository
 # SPDX-License-Identifier: Apache-2.0
-"""The program on the machine, as a release carries it. Standard library only: tests that need no Ansible use it, too."""
+"""The program on the machine, as a release carries it. Standard library only, for tests that need no Ansible, too."""
 
 from __future__ import annotations
 

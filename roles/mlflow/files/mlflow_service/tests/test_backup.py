@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy
 from conftest import DATABASE_HOST, Done, Google, Postgres, command
 from google_cloud import CA_BUNDLE, OBJECT_USER
-from mlflow_service import backup, schema
+from mlflow_service import backup
 from mlflow_service.backup import BackupError, bucket, manifest
+from mlflow_service.stores import schema
 
 BUCKET = "mlflow-backups"
 VM = "vm@stand-in.iam.gserviceaccount.com"
@@ -181,10 +182,10 @@ def contents(uri: str) -> dict[str, list]:
 @pytest.fixture
 def on_postgres(place: Path, filled: Path, postgres_server: Postgres) -> Service:
     """A service with PostgreSQL, which has no accounts yet."""
-    from mlflow_service import transfer
+    from mlflow_service.stores import copying
 
     store = postgres_server.make("kept")
-    transfer.transfer([transfer.Copy(schema.TRACKING, f"sqlite:///{filled}", store)])
+    copying.transfer([copying.Copy(schema.TRACKING, f"sqlite:///{filled}", store)])
     postgres_server.leave("kept")
     return Service(place, store)
 

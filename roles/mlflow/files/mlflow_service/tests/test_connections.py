@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from mlflow_service import connections
+from mlflow_service.serving import connections
 from uvicorn.server import ServerState
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"

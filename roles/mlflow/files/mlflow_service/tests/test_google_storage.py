@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Google
 from google_cloud import CA_BUNDLE
-from mlflow_service import preflight
+from mlflow_service.stores import probes
 
 VM = "vm@stand-in.iam.gserviceaccount.com"
 READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
@@ -193,8 +193,8 @@ def examine(stage: Stage, environment, write: bool = True) -> dict:
     """Ask the artifact store as the service will."""
     variables = {**stage.variables, "MLFLOW_ARTIFACTS_DESTINATION": f"gs://{stage.bucket}/team"}
     environment(**{name: value for name, value in variables.items() if value})
-    wanted = preflight.Wanted({}, "mlflow", "mlflow", "/var/lib/mlflow", google_auth=stage.auth, write=write)
-    return preflight.examine({"artifacts": preflight.examine_artifacts}, wanted)
+    wanted = probes.Wanted({}, "mlflow", "mlflow", "/var/lib/mlflow", google_auth=stage.auth, write=write)
+    return probes.examine({"artifacts": probes.examine_artifacts}, wanted)
 
 
 @pytest.mark.parametrize("bring, sentence", REFUSED.values(), ids=REFUSED)
@@ -245,8 +245,8 @@ def test_sentence_about_backups_names_their_setting(stage, environment, google):
     stage.has(MLFLOW_ARTIFACTS_DESTINATION="")
     environment(**{name: value for name, value in stage.variables.items() if value})
     backups = {"location": "gs://no-such-bucket/backups", "google_auth": "metadata"}
-    wanted = preflight.Wanted({}, "mlflow", "mlflow", "/var/lib/mlflow", backups=backups)
-    found = preflight.examine({"backups": preflight.examine_backups}, wanted)
+    wanted = probes.Wanted({}, "mlflow", "mlflow", "/var/lib/mlflow", backups=backups)
+    found = probes.examine({"backups": probes.examine_backups}, wanted)
     assert found["errors"] == [
         "There is no bucket gs://no-such-bucket: create it, or set mlflow_backup_location to the one that exists."
     ]

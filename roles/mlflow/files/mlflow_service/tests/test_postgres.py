@@ -4,7 +4,7 @@ import socket
 
 import pytest
 from conftest import CERTIFICATES, DATABASE_HOST, PASSWORD, Postgres
-from mlflow_service import postgres, preflight
+from mlflow_service.stores import postgres, probes
 
 URI = "postgresql+psycopg2://"  # libpq's variables say the rest
 ENCODED = "%20%20p%40ss%3Aw%2Frd%23%25%3F%26x%20%22%24%27%5C%C3%B1%20"
@@ -116,8 +116,8 @@ def examined(postgres_server, environment):
 
     def examine(given, **wanted):
         environment(**{name: value for name, value in (SERVED | given).items() if value})
-        wanted = preflight.Wanted({}, "mlflow", "mlflow", "/var/lib/mlflow", **wanted)
-        return preflight.examine({"database": preflight.examine_database}, wanted)
+        wanted = probes.Wanted({}, "mlflow", "mlflow", "/var/lib/mlflow", **wanted)
+        return probes.examine({"database": probes.examine_database}, wanted)
 
     return examine
 

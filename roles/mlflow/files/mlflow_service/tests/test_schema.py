@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from conftest import OLD_AUTH_REVISION, OLD_REVISION, SEPARATE, Postgres, make_older
-from mlflow_service import schema, since
+from mlflow_service.stores import schema
 
 TRACKING, AUTH = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVICE_AUTH_STORE_URI"
 
@@ -103,6 +103,6 @@ def test_unknown_word_is_no_command(program, older):
 
 def test_what_was_made_since_a_moment_is_counted_by_kind(program, older, environment):
     environment(**{TRACKING: older})
-    assert since.since(4) == {"runs": 1}
-    assert since.since(5) == {}
+    assert schema.since(4) == {"runs": 1}
+    assert schema.since(5) == {}
     assert program("since", "4", **{TRACKING: older}).answer == {"runs": 1}

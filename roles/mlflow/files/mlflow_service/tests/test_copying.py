@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from conftest import CLIENTS, Postgres, client
-from mlflow_service import schema, transfer
+from mlflow_service.stores import copying, schema
 
 REFUSE = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''broken''; END';"
 BREAK = f"{REFUSE} CREATE TRIGGER refuse BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION refuse();"
@@ -47,7 +47,7 @@ def sqlite(path: Path) -> str:
 
 
 def copy(source: str, target: str, store: schema.Store = schema.TRACKING, **options) -> dict[str, int]:
-    return transfer.transfer([transfer.Copy(store, source, target)], **options)
+    return copying.transfer([copying.Copy(store, source, target)], **options)
 
 
 def rows(uri: str) -> dict[str, int]:
@@ -69,7 +69,7 @@ def test_every_row_arrives_and_the_way_back_is_the_same(postgres_server, store, 
     target = postgres_server.make("target")
     before, held = client(CLIENTS / "read_store.py", sqlite(store), tmp_path), rows(sqlite(store))
     copied = copy(sqlite(store), target)
-    assert copied == {name: count for name, count in held.items() if name not in transfer.REVISION_TABLES}
+    assert copied == {name: count for name, count in held.items() if name not in copying.REVISION_TABLES}
     assert sum(copied.values()) > 400
     assert client(CLIENTS / "read_store.py", target, tmp_path) == before
     assert copy(target, sqlite(tmp_path / "back.db")) == copied
@@ -91,7 +91,7 @@ def test_copy_that_was_done_is_not_done_again(store, target):
 def test_copy_that_fails_half_way_leaves_the_target_as_it_was(postgres_server, store, target):
     before = rows(target)
     postgres_server.ask(BREAK, "target")
-    with pytest.raises(transfer.TransferError, match=r"^Table runs, row run_uuid='\w+' is refused \(RaiseException\)"):
+    with pytest.raises(copying.TransferError, match=r"^Table runs, row run_uuid='\w+' is refused \(RaiseException\)"):
         copy(sqlite(store), target)
     assert rows(target) == before
 
@@ -104,7 +104,7 @@ def test_connection_that_is_lost_half_way_leaves_the_target_as_it_was(postgres_s
         if table == "experiments" and seen.count(table) == 1:
             postgres_server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'target'")
 
-    with pytest.raises(transfer.TransferError):
+    with pytest.raises(copying.TransferError):
         copy(sqlite(store), target, progress=cut)
     assert rows(target) == before
 
@@ -113,7 +113,7 @@ def test_connection_that_is_lost_half_way_leaves_the_target_as_it_was(postgres_s
 def test_value_that_does_not_fit_is_named_by_its_row_and_column(store, target, statement, sentence):
     change(store, statement)
     before = rows(target)
-    with pytest.raises(transfer.TransferError) as refused:
+    with pytest.raises(copying.TransferError) as refused:
         copy(sqlite(store), target)
     assert sentence in str(refused.value)
     assert str(refused.value).startswith("Table ")
@@ -123,7 +123,7 @@ def test_value_that_does_not_fit_is_named_by_its_row_and_column(store, target, s
 def test_number_that_sqlite_would_lose_is_refused(postgres_server, store, target, tmp_path):
     copy(sqlite(store), target)
     postgres_server.ask("UPDATE metrics SET value = 'NaN'", "target")
-    with pytest.raises(transfer.TransferError, match="column value is NaN, which SQLite can't store"):
+    with pytest.raises(copying.TransferError, match="column value is NaN, which SQLite can't store"):
         copy(target, sqlite(tmp_path / "back.db"))
     assert math.isnan(float(postgres_server.ask("SELECT max(value) FROM metrics", "target")))
 
@@ -131,7 +131,7 @@ def test_number_that_sqlite_would_lose_is_refused(postgres_server, store, target
 def test_rows_of_the_target_are_never_replaced(postgres_server, store, target):
     postgres_server.ask("INSERT INTO experiments (name) VALUES ('theirs')", "target")
     before = rows(target)
-    with pytest.raises(transfer.TransferError, match=r"already holds rows of its own \(1 in experiments\) and is left"):
+    with pytest.raises(copying.TransferError, match=r"already holds rows of its own \(1 in experiments\) and is left"):
         copy(sqlite(store), target)
     assert rows(target) == before
 
@@ -139,37 +139,37 @@ def test_rows_of_the_target_are_never_replaced(postgres_server, store, target):
 def test_database_that_is_not_mlflows_alone_is_left_as_it_is(postgres_server, store):
     target = postgres_server.make("target")
     postgres_server.ask("CREATE TABLE theirs (n int); GRANT ALL ON theirs TO owner", "target")
-    with pytest.raises(transfer.TransferError, match="Only the target has the tables theirs: it is not MLflow's alone"):
+    with pytest.raises(copying.TransferError, match="Only the target has the tables theirs: it is not MLflow's alone"):
         copy(sqlite(store), target)
     assert rows(target) == {"theirs": 0}
 
 
 def test_source_of_another_schema_is_refused(store, target):
     change(store, "UPDATE alembic_version SET version_num = 'older'")
-    with pytest.raises(transfer.TransferError, match="The source has schema revision older, this release of MLflow"):
+    with pytest.raises(copying.TransferError, match="The source has schema revision older, this release of MLflow"):
         copy(sqlite(store), target)
 
 
 def test_target_of_another_schema_is_refused(postgres_server, store, target):
     postgres_server.ask("UPDATE alembic_version SET version_num = 'other'", "target")
-    with pytest.raises(transfer.TransferError, match=r"The source has schema revision \w+, the target other"):
+    with pytest.raises(copying.TransferError, match=r"The source has schema revision \w+, the target other"):
         copy(sqlite(store), target)
 
 
 def test_target_that_others_write_to_is_not_touched(postgres_server, store, target, monkeypatch):
-    monkeypatch.setattr(transfer, "LOCK_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(copying, "LOCK_TIMEOUT_SECONDS", 1.0)
     engine = sqlalchemy.create_engine(target, poolclass=sqlalchemy.NullPool)
     with engine.connect() as other:
         other.execute(sqlalchemy.text("INSERT INTO experiments (name) VALUES ('theirs')"))
-        with pytest.raises(transfer.TransferError, match="Somebody else writes to the target, so it can't be locked"):
+        with pytest.raises(copying.TransferError, match="Somebody else writes to the target, so it can't be locked"):
             copy(sqlite(store), target)
 
 
 def test_database_that_can_not_be_opened_is_said(store, target, tmp_path):
-    with pytest.raises(transfer.TransferError, match=r"The target database can't be opened: .*password authentication"):
+    with pytest.raises(copying.TransferError, match=r"The target database can't be opened: .*password authentication"):
         copy(sqlite(store), target.replace("owner:own@", "owner:wrong@"))
     (tmp_path / "none.db").write_bytes(b"not a database" * 1000)
-    with pytest.raises(transfer.TransferError, match="The source database can't be opened: file is not a database"):
+    with pytest.raises(copying.TransferError, match="The source database can't be opened: file is not a database"):
         copy(sqlite(tmp_path / "none.db"), target)
 
 
@@ -197,34 +197,32 @@ def test_accounts_go_with_the_runs_or_stay_with_them(postgres_server, store, tar
     """Of two databases, none is left behind: neither is written where one of them fails."""
     auth = postgres_server.make("target_auth")
     copies = [
-        transfer.Copy(schema.AUTH, sqlite(accounts), auth),
-        transfer.Copy(schema.TRACKING, sqlite(store), target),
+        copying.Copy(schema.AUTH, sqlite(accounts), auth),
+        copying.Copy(schema.TRACKING, sqlite(store), target),
     ]
     before = rows(target)
     postgres_server.ask(BREAK, "target")
-    with pytest.raises(transfer.TransferError, match="Table runs, row run_uuid="):
-        transfer.transfer(copies)
+    with pytest.raises(copying.TransferError, match="Table runs, row run_uuid="):
+        copying.transfer(copies)
     assert (rows(target), rows(auth)["users"]) == (before, 0)
     postgres_server.ask("DROP FUNCTION refuse CASCADE", "target")
-    transfer.transfer(copies)
+    copying.transfer(copies)
     assert postgres_server.ask("SELECT string_agg(username, ',' ORDER BY id) FROM users", "target_auth") == "admin,ann"
     assert rows(target) == rows(sqlite(store))
 
 
 def test_administrator_that_the_server_makes_counts_as_no_account(tmp_path, accounts):
-    assert transfer.accounts(sqlite(tmp_path / "none.db")) == 0
-    assert transfer.accounts(sqlite(accounts)) == 2
+    assert copying.accounts(sqlite(tmp_path / "none.db")) == 0
+    assert copying.accounts(sqlite(accounts)) == 2
     change(accounts, "DELETE FROM users WHERE username = 'ann'")
-    assert transfer.accounts(sqlite(accounts)) == 0
+    assert copying.accounts(sqlite(accounts)) == 0
 
 
 def test_holdings_say_what_a_store_has(store, target, tmp_path):
     made = json.loads(json.dumps(rows(sqlite(store))))
-    held = transfer.holdings(sqlite(store))
+    held = copying.holdings(sqlite(store))
     assert held["runs"] == made["runs"] and held["experiments"] == made["experiments"] - 1  # but the default one
     assert held["registered_models"] == made["registered_models"] and held["traces"] == made["trace_info"]
-    assert (
-        set(transfer.holdings(target).values()) == set(transfer.holdings(sqlite(tmp_path / "none.db")).values()) == {0}
-    )
+    assert set(copying.holdings(target).values()) == set(copying.holdings(sqlite(tmp_path / "none.db")).values()) == {0}
     copy(sqlite(shutil.copy(store, tmp_path / "other.db")), target)
-    assert transfer.holdings(target) == held
+    assert copying.holdings(target) == held

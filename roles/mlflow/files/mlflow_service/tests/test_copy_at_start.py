@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DATABASE_HOST, Postgres
-from mlflow_service import schema, takeover, transfer
+from mlflow_service.stores import copy_at_start, copying, schema
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment) -> Calla
         if not previous.exists():
             previous.write_text("\n".join(lines) + "\n")
         environment(MLFLOW_SERVICE_PREVIOUS_SETTINGS=str(previous), **served)
-        takeover.take_over()
+        copy_at_start.take_over()
 
     return begin
 
@@ -39,7 +39,7 @@ def test_rows_and_accounts_of_postgresql_are_taken_over_into_sqlite_once(
     """The store before is reached by its own settings, and not by variables that hold for the new one."""
     runs = count(store, "runs")
     served = postgres_server.make("before")
-    transfer.transfer([transfer.Copy(schema.TRACKING, f"sqlite:///{store}", served)])
+    copying.transfer([copying.Copy(schema.TRACKING, f"sqlite:///{store}", served)])
     auth = postgres_server.make("before_auth")
     schema.upgrade(schema.AUTH, auth)
     postgres_server.ask(
@@ -78,9 +78,9 @@ def test_server_does_not_start_where_not_every_row_can_be_taken_over(start, stor
         start(before, MLFLOW_BACKEND_STORE_URI=f"sqlite:///{new}")
     assert ended.value.code == 1
     assert "The target already holds rows of its own" in caplog.text
-    assert not (tmp_path / takeover.DONE).exists()
+    assert not (tmp_path / copy_at_start.DONE).exists()
 
 
 def test_server_with_no_store_before_has_nothing_to_do(tmp_path, environment):
     environment(MLFLOW_SERVICE_PREVIOUS_SETTINGS=str(tmp_path / "none.env"), MLFLOW_BACKEND_STORE_URI="none")
-    takeover.take_over()
+    copy_at_start.take_over()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import DATABASE_HOST, PASSWORD, command
 from google_cloud import CA_BUNDLE
-from mlflow_service import preflight, schema
+from mlflow_service.stores import probes, schema
 
 HOME = "/var/lib/mlflow"
 ON_POSTGRES = {
@@ -133,7 +133,7 @@ def make_store(path: Path, experiments: int) -> str:
     ],
 )
 def test_store_takes_another_ones_rows_where_it_is_empty_or_has_them(there, takes):
-    assert preflight.takes(there, {"runs": 2, "accounts": 1}) is takes
+    assert probes.takes(there, {"runs": 2, "accounts": 1}) is takes
 
 
 def test_store_that_is_left_is_told_with_what_it_holds_and_whether_the_new_one_takes_it(place):
@@ -149,7 +149,7 @@ def test_store_that_is_left_is_told_with_what_it_holds_and_whether_the_new_one_t
 
 def test_store_of_an_unknown_kind_names_the_package_that_it_needs(environment):
     environment(MLFLOW_DEFAULT_ARTIFACT_ROOT="s3://somewhere/else")
-    wanted = preflight.Wanted({}, "mlflow", "mlflow", HOME)
-    (said,) = preflight.examine({"artifacts": preflight.examine_artifacts}, wanted)["errors"]
+    wanted = probes.Wanted({}, "mlflow", "mlflow", HOME)
+    (said,) = probes.examine({"artifacts": probes.examine_artifacts}, wanted)["errors"]
     assert said.startswith("The artifact store can't be used: ")
     assert "add the package to mlflow_extra_packages" in said
