@@ -16,6 +16,7 @@ from pathlib import Path
 import google_cloud
 import pytest
 import sqlalchemy
+from mlflow_service import schema
 
 CERTIFICATES = Path("/srv/certificates")
 CLIENTS = Path("/srv/shared/clients")
@@ -109,6 +110,14 @@ def postgres_server() -> Iterator[Postgres]:
     server.ask("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
     yield server
     subprocess.run(["pg_ctlcluster", "15", "main", "stop", "--mode", "immediate"], check=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres_server: Postgres) -> str:
+    """A database with MLflow's tables, to make others from."""
+    schema.upgrade(schema.TRACKING, postgres_server.make("template_mlflow"))
+    postgres_server.leave("template_mlflow")
+    return "template_mlflow"
 
 
 class Google(google_cloud.Google):

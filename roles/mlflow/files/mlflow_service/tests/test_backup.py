@@ -180,13 +180,12 @@ def contents(uri: str) -> dict[str, list]:
 
 
 @pytest.fixture
-def on_postgres(place: Path, filled: Path, postgres_server: Postgres) -> Service:
+def on_postgres(place: Path, filled: Path, postgres_server: Postgres, template: str) -> Service:
     """A service with PostgreSQL, which has no accounts yet."""
     from mlflow_service.stores import copying
 
-    store = postgres_server.make("kept")
+    store = postgres_server.make("kept", template)
     copying.transfer([copying.Copy(schema.TRACKING, f"sqlite:///{filled}", store)])
-    postgres_server.leave("kept")
     return Service(place, store)
 
 

@@ -34,11 +34,11 @@ def count(path: Path, table: str) -> int:
 
 
 def test_rows_and_accounts_of_postgresql_are_taken_over_into_sqlite_once(
-    start, store, tmp_path, postgres_server: Postgres
+    start, store, tmp_path, postgres_server: Postgres, template
 ):
     """The store before is reached by its own settings, and not by variables that hold for the new one."""
     runs = count(store, "runs")
-    served = postgres_server.make("before")
+    served = postgres_server.make("before", template)
     copying.transfer([copying.Copy(schema.TRACKING, f"sqlite:///{store}", served)])
     auth = postgres_server.make("before_auth")
     schema.upgrade(schema.AUTH, auth)

@@ -28,14 +28,6 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="session")
-def template(postgres_server: Postgres) -> str:
-    """A database with MLflow's tables, to make others from."""
-    schema.upgrade(schema.TRACKING, postgres_server.make("template_mlflow"))
-    postgres_server.leave("template_mlflow")
-    return "template_mlflow"
-
-
 @pytest.fixture
 def target(postgres_server: Postgres, template: str) -> str:
     """A PostgreSQL database with MLflow's tables and nothing in them."""

@@ -75,6 +75,7 @@ def test_place_without_a_database_is_new_and_stays_without(program, tmp_path, he
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("older", ["sqlite"], indirect=True)
 def test_accounts_are_part_of_the_schema_and_are_migrated_with_it(program, older, tmp_path, heads):
     auth = f"sqlite:///{tmp_path}/auth.db"
     stores = {TRACKING: older, AUTH: auth}
