@@ -78,8 +78,8 @@ def vaulted_key(machine: Machine, google: Google, folder: Path) -> Mode:
     return mode
 
 
-def key_on_the_machine(machine: Machine, google: Google, folder: Path) -> Mode:
-    mode = key_file(google, "on-the-machine", "/root/key.json")
+def key_on_the_machine(machine: Machine, google: Google, folder: Path, account: str = "on-the-machine") -> Mode:
+    mode = key_file(google, account, "/root/key.json")
     write = "umask 077 && cat > /root/key.json"
     machines.docker("exec", "--interactive", machine.name, "sh", "-c", write, input=json.dumps(mode.credentials))
     return mode
@@ -99,8 +99,8 @@ def user(machine: Machine, google: Google, folder: Path) -> Mode:
     return Mode(settings, "refresh_token", "ann@example.com", login)
 
 
-# A key file that is not vaulted is in the last tests below, a private key on one line in the scenario compose.
-MODES: list[Callable[[Machine, Google, Path], Mode]] = [metadata, vaulted_key, key_on_the_machine, key_fields, user]
+# A private key on one line is in the scenario compose.
+MODES: list[Callable[[Machine, Google, Path], Mode]] = [metadata, vaulted_key, key_fields, user, key_on_the_machine]
 
 
 def named(mode: Callable) -> str:
@@ -182,7 +182,7 @@ def without_universe(credentials: dict) -> dict:
     return {name: value for name, value in credentials.items() if name != "universe_domain"}
 
 
-@pytest.mark.parametrize("provisioned", [key_on_the_machine, user], ids=named, indirect=True)
+@pytest.mark.parametrize("provisioned", [key_on_the_machine], ids=named, indirect=True)
 def test_second_run_changes_nothing(machine, provisioned, tmp_path):
     before = machine.state()
     again = provision(machine, tmp_path, provisioned.mode.settings, *provisioned.mode.arguments)
@@ -190,24 +190,20 @@ def test_second_run_changes_nothing(machine, provisioned, tmp_path):
     assert machine.state() == before
 
 
-def use_key(machine, folder, key):
-    """Provision with the content of a key file, which is always at the same path."""
-    (folder / "key.json").write_text(json.dumps(key))
-    settings = {"mlflow_gcp_auth": "key_file", "mlflow_gcp_key_file": str(folder / "key.json")}
-    done = provision(machine, folder, settings)
+@pytest.mark.parametrize("provisioned", [key_on_the_machine], ids=named, indirect=True)
+def test_new_key_is_taken_up_and_goes_away_when_the_machine_has_an_account_of_its_own(
+    machine, google, provisioned, tmp_path
+):
+    """A key file with another content, at the same path."""
+    successor = key_on_the_machine(machine, google, tmp_path, "successor")
+    assert successor.settings == provisioned.mode.settings
+    done = provision(machine, tmp_path, successor.settings)
     assert done.status == 0, done.output[-6000:]
-    assert machine.host.file(CREDENTIALS_FILE).exists
-
-
-def test_new_key_is_taken_up_and_goes_away_when_the_machine_has_an_account_of_its_own(machine, google, tmp_path):
-    old = google.service_account("rotated")
-    use_key(machine, tmp_path, old)
-    new = google.service_account("successor")
-    use_key(machine, tmp_path, new)
-    google.revoke(old)
+    google.revoke(provisioned.mode.credentials)
     google.forget_requests()
     machine.client(EXCHANGE)
-    assert {request["identity"] for request in to_storage(google)} == {new["client_email"]}
+    assert grants(google) == {("jwt-bearer", successor.identity)}
+    assert {request["identity"] for request in to_storage(google)} == {successor.identity}
 
     machine.converge()
     assert not machine.host.file(CREDENTIALS_FILE).exists
