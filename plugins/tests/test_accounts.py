@@ -42,16 +42,18 @@ def test_right_password_is_compared_once_and_wrong_one_each_time():
     assert len(hashes.compared) == 3
 
 
-def test_changed_password_and_removed_user_count_from_the_next_request():
+def test_changed_password_and_removed_user_count_from_the_next_request_for_every_worker():
     hashes = Hashes(alice="right", bob="other")
-    passwords = hashes.passwords()
-    assert passwords.authenticate_user("alice", "right")
-    assert passwords.authenticate_user("bob", "other")
+    workers = [hashes.passwords(), hashes.passwords()]
+    for passwords in workers:
+        assert passwords.authenticate_user("alice", "right")
+        assert passwords.authenticate_user("bob", "other")
     hashes.stored["alice"] = "hash of new"
     del hashes.stored["bob"]
-    assert not passwords.authenticate_user("alice", "right")
-    assert passwords.authenticate_user("alice", "new")
-    assert not passwords.authenticate_user("bob", "other")
+    for passwords in workers:
+        assert not passwords.authenticate_user("alice", "right")
+        assert passwords.authenticate_user("alice", "new")
+        assert not passwords.authenticate_user("bob", "other")
 
 
 def test_one_users_password_is_not_anothers():

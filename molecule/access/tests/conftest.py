@@ -5,11 +5,17 @@ import secrets
 import subprocess
 
 import pytest
+import testinfra.host
 from callers import Caller, Others, Route, admin_password
 from fixtures import ROOT, Machine
 
 CLIENTS = ROOT / "molecule" / "access" / "clients"
 LIST_ROUTES = (ROOT / "molecule" / "access" / "on_machine" / "list_routes.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def machine(host: testinfra.host.Host) -> Machine:
+    return Machine(host.backend.host)
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def stranger(machine: Machine) -> Caller:
     return Caller(machine.url)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def routes(machine: Machine) -> list[Route]:
     """Every route of the installed release, read from its own tables on the machine."""
     command = ["docker", "exec", "--interactive", machine.name, "/opt/mlflow/current/bin/python", "-"]
@@ -41,12 +47,14 @@ def routes(machine: Machine) -> list[Route]:
     return [tuple(route) for route in json.loads(done.stdout.splitlines()[-1])]
 
 
-@pytest.fixture
-def others(machine: Machine, admin: Caller, monkeypatch: pytest.MonkeyPatch) -> Others:
+@pytest.fixture(scope="module")
+def others(machine: Machine) -> Others:
+    admin = Caller(machine.url, "admin", admin_password(machine))
     word, content = secrets.token_hex(4), f"content{secrets.token_hex(8)}"
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", admin_password(machine))
-    made = machine.client(str(CLIENTS / "fill.py"), word, content)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        environment.setenv("MLFLOW_TRACKING_PASSWORD", admin_password(machine))
+        made = machine.client(str(CLIENTS / "fill.py"), word, content)
     secret = admin.post(
         "/api/3.0/mlflow/gateway/secrets/create",
         secret_name=f"secret-{word}",
