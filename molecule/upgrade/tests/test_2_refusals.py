@@ -8,8 +8,10 @@ from steps import NEIGHBOUR, NEW, OLD, REVISION, STORES, rollback, version
 def test_older_version_is_refused_by_site(machine):
     settings = {**STORES["postgresql"], "mlflow_version": OLD}
     said = machine.refuses(**settings)
-    assert f"The machine has MLflow {NEIGHBOUR} and mlflow_version is {OLD}, which is older" in said
-    assert "playbooks/rollback.yml" in said
+    assert (
+        f"The machine has MLflow {NEIGHBOUR} and mlflow_version is {OLD}, which is older; "
+        f"set mlflow_version to {NEIGHBOUR}, or go back with playbooks/rollback.yml."
+    ) in said
     assert version(machine) == NEIGHBOUR
 
 
