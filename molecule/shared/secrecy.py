@@ -1,9 +1,10 @@
 """Places where a secret could show."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import machine as machines
 
@@ -27,6 +28,14 @@ print(json.dumps(sorted(line.decode(errors="replace") for line in seen)))
 FOLDERS = "/etc /opt/mlflow/current/ /var/lib/mlflow /var/log /tmp /var/tmp /root /run"
 
 
+def is_seen_from_here(machine: str) -> bool:
+    """Whether the machine's processes are among those of the control node, as where Docker runs there too."""
+    pid = machines.docker("inspect", "--format", "{{.State.Pid}}", machine)
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid") == machines.docker("exec", machine, "readlink", "/proc/1/ns/pid")
+    return False
+
+
 @contextmanager
 def watched_command_lines(machine: str, secrets: list[str], control_node: bool = False) -> Iterator[list[str]]:
     """Command lines with a secret, of any process on the machine while the block lasts; the list is whole after it.
@@ -36,10 +45,12 @@ def watched_command_lines(machine: str, secrets: list[str], control_node: bool =
         secrets: what to look for; the block may add some that it only then learns of.
         control_node: whether to look at the processes here, too.
     """
-    there = ["docker", "exec", "--interactive", machine, "python3", "-c", WATCHER]
-    here = [["python3", "-c", WATCHER]] if control_node else []
+    watch = ["python3", "-c", WATCHER]
+    commands = [watch] if control_node else []
+    if not control_node or not is_seen_from_here(machine):
+        commands.append(["docker", "exec", "--interactive", machine, *watch])
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    watchers = [subprocess.Popen(command, **pipes) for command in (there, *here)]
+    watchers = [subprocess.Popen(command, **pipes) for command in commands]
     seen: list[str] = []
     try:
         for watcher in watchers:
@@ -52,8 +63,11 @@ def watched_command_lines(machine: str, secrets: list[str], control_node: bool =
 
 
 def files_with(machine: str, secrets: list[str], condition: str = "") -> list[str]:
-    """Files on the machine that have one of the secrets, of those that `find` selects by the condition."""
-    search = f"find {FOLDERS} -xdev -type f {condition} -print0 | xargs -0 grep -lF -f /run/secrets"
+    """Files on the machine that have one of the secrets, of those that `find` selects by the condition.
+
+    What the image of the machine has, such as its release, is older than any secret of a scenario.
+    """
+    search = f"find {FOLDERS} -xdev -type f -newer /.dockerenv {condition} -print0 | xargs -0 grep -lF -f /run/secrets"
     command = f"umask 077; cat > /run/secrets; {search}; rm /run/secrets"
     done = machines.run(
         *("docker", "exec", "--interactive", machine, "sh", "-c", command), input="\n".join(secrets) + "\n"

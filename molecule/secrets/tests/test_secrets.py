@@ -46,16 +46,25 @@ def runs(machine: Searched, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         secrets.add_pem(made["private_key"])
         return {f"mlflow_gcp_key_{name}": value for name, value in made.items() if name != "universe_domain"}
 
+    def environment() -> dict[str, str]:
+        return {"PROMISE_SECRET": password(), "PROMISE_KEY": "\n".join(secrets.add(random.token_hex(12)) for _ in "ab")}
+
     def user() -> list[dict]:
         return [{"name": "alice", "password": secrets.add(random.token_urlsafe(18), "alice")}]
 
     machine.mark()
     with watched_command_lines(machine.name, secrets.forms, control_node=True) as runs.command_lines:
-        settings = {"mlflow_postgres_password": password(), "mlflow_users": user(), **key()}
+        settings = {
+            "mlflow_postgres_password": password(),
+            "mlflow_environment": environment(),
+            "mlflow_users": user(),
+            **key(),
+        }
         runs.output["made"] = machine.provision(runs.node, file, settings)
         secrets.add_made(machine)
         settings |= {
             "mlflow_postgres_password": password(),
+            "mlflow_environment": environment(),
             "mlflow_users": user(),
             **key(),
             "mlflow_auth_admin_password": secrets.add(random.token_urlsafe(18), "admin"),
@@ -65,7 +74,12 @@ def runs(machine: Searched, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         anew = ("--extra-vars", "mlflow_rotate=metrics_token")
         runs.output["given"] = machine.provision(runs.node, file, settings, *anew)
         secrets.add_made(machine)
-        others = {"mlflow_postgres_password": password(), "mlflow_users": user(), **key()}
+        others = {
+            "mlflow_postgres_password": password(),
+            "mlflow_environment": environment(),
+            "mlflow_users": user(),
+            **key(),
+        }
         runs.output["checked"] = machine.provision(runs.node, file, settings | others, "--check")
         secrets.add(CANARY)
         machine.run(f"sleep 1 && : {CANARY}")
