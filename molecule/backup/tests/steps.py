@@ -13,18 +13,20 @@ SERVER = "mlflow.socket mlflow.service"
 RESTORE = """
 import sys
 from pathlib import Path
-from mlflow_service import backup, settings
+from mlflow_service import backup
+from mlflow_service.system import settings
 backup.restore_database(Path(sys.argv[1]), settings.read("/etc/mlflow/mlflow.env"))
 """
 TRACKING, AUTH = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVICE_AUTH_STORE_URI"
 # Number and checksum of the rows of each table; see mlflow_service/stores/copying.py. As the service's user.
 ROWS = """
 import json, os, sys
-from mlflow_service import settings, transfer
+from mlflow_service.stores import copying
+from mlflow_service.system import settings
 os.environ.update(settings.read("/etc/mlflow/mlflow.env"))
-with transfer._open(os.environ[sys.argv[1]], "store") as connection:
-    tables = transfer._tables(connection)
-    print(json.dumps({name: transfer._fingerprint(connection, table, lambda *_: None) for name, table in tables.items()}))
+with copying._open(os.environ[sys.argv[1]], "store") as connection:
+    tables = copying._tables(connection)
+    print(json.dumps({name: copying._fingerprint(connection, table, lambda *_: None) for name, table in tables.items()}))
 """
 AS_SERVICE = ["setpriv", "--reuid=mlflow", "--regid=mlflow", "--clear-groups", "env", "HOME=/var/lib/mlflow"]
 

@@ -25,8 +25,8 @@ LOCATION = "gs://mlflow-backups/by-hand"
 SEND = """
 import sys
 from pathlib import Path
-from mlflow_service import settings
 from mlflow_service.backup import bucket
+from mlflow_service.system import settings
 bucket.upload(Path(sys.argv[1]), sys.argv[2], settings.read("/etc/mlflow/mlflow.env"))
 """
 LARGE = "CREATE TABLE large AS SELECT md5(n::text) || md5((n + 1)::text) || md5((n + 2)::text) AS t FROM generate_series(1, 600000) n"

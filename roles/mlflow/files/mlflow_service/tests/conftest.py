@@ -16,7 +16,7 @@ from pathlib import Path
 import google_cloud
 import pytest
 import sqlalchemy
-from mlflow_service import schema
+from mlflow_service.stores import schema
 
 CERTIFICATES = Path("/srv/certificates")
 CLIENTS = Path("/srv/shared/clients")
