@@ -1,21 +1,24 @@
 """A machine without internet: what it has came from the wheelhouse, and a wheelhouse that lacks something is refused."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
 import machine as machines
-import pytest
 from fixtures import ROOT
 
 WHEELS = ROOT / "build" / "offline" / "wheels"
+WANTED = ["tomli-w==1.2.0", "tomli-w>=1"]  # another release than the one that is there
+MAKE_IT = "for Python 3.11 on x86_64; where there is internet, run `make wheelhouse PYTHON=3.11 ARCH=x86_64"
 
 
-@pytest.fixture
-def wheelhouse(tmp_path: Path) -> Path:
-    """A wheelhouse like the machine's, to change something in."""
+def wheelhouse(folder: Path, *lacking: str) -> Path:
+    """A wheelhouse like the machine's, to change something in, without the wheels of some packages."""
+    folder.mkdir()
     for wheel in WHEELS.glob("*.whl"):
-        (tmp_path / wheel.name).symlink_to(wheel)
-    return tmp_path
+        if wheel.name.partition("-")[0] not in lacking:
+            (folder / wheel.name).symlink_to(wheel)
+    return folder
 
 
 def left(machine) -> list[str]:
@@ -46,45 +49,32 @@ def test_no_wheel_stays_on_the_machine(machine):
     assert left(machine) == []
 
 
-@pytest.mark.parametrize("package", ["alembic", "uv", "tomli_w"])
-def test_wheelhouse_that_lacks_a_wheel_is_refused(machine, wheelhouse, package):
-    """Of the lock, the installer's and the operator's own; on a machine whose release is not built yet."""
+def test_wheelhouse_that_lacks_a_wheel_is_refused(machine, tmp_path):
+    """Of the lock, the installer's and the operator's own, or one for this machine; where the release is not built yet."""
     before = machine.state()
-    (lacking,) = wheelhouse.glob(f"{package}-*.whl")
-    lacking.unlink()
-    wanted = ["tomli-w==1.2.0", "tomli-w>=1"]  # another release than the one that is there
-    said = machine.refuses(mlflow_wheelhouse=str(wheelhouse), mlflow_extra_packages=wanted)
-    assert f"has no wheel of {package.replace('_', '-')}==" in said
-    assert "for Python 3.11 on x86_64; where there is internet, run `make wheelhouse PYTHON=3.11 ARCH=x86_64" in said
+    cases = [
+        ({"mlflow_wheelhouse": "/nowhere"}, "mlflow_wheelhouse names /nowhere, which is no folder on the control node")
+    ]
+    for package in ("alembic", "uv", "tomli_w"):
+        settings = {"mlflow_wheelhouse": str(wheelhouse(tmp_path / package, package)), "mlflow_extra_packages": WANTED}
+        cases.append((settings, f"has no wheel of {package.replace('_', '-')}==", MAKE_IT))
+    foreign = wheelhouse(tmp_path / "foreign")
+    (numpy,) = foreign.glob("numpy-*.whl")
+    numpy.rename(foreign / numpy.name.replace("x86_64", "aarch64"))
+    settings = {"mlflow_wheelhouse": str(foreign), "mlflow_extra_packages": WANTED}
+    cases.append((settings, "has no wheel of numpy==", MAKE_IT))
+    machine.refuses_each(cases)
     assert machine.state() == before
 
 
-def test_wheel_for_another_machine_does_not_count(machine, wheelhouse):
+def test_changed_wheel_is_not_installed_and_nothing_stays(machine, tmp_path):
     before = machine.state()
-    (numpy,) = wheelhouse.glob("numpy-*.whl")
-    numpy.rename(wheelhouse / numpy.name.replace("x86_64", "aarch64"))
-    wanted = ["tomli-w==1.2.0", "tomli-w>=1"]
-    assert "has no wheel of numpy==" in machine.refuses(mlflow_wheelhouse=str(wheelhouse), mlflow_extra_packages=wanted)
-    assert machine.state() == before
-
-
-def test_folder_that_is_not_there_is_refused(machine):
-    before = machine.state()
-    said = machine.refuses(mlflow_wheelhouse="/nowhere")
-    assert "mlflow_wheelhouse names /nowhere, which is no folder on the control node" in said
-    assert machine.state() == before
-
-
-def test_changed_wheel_is_not_installed_and_nothing_stays(machine, wheelhouse):
-    before = machine.state()
-    (alembic,) = wheelhouse.glob("alembic-*.whl")
-    original = alembic.read_bytes()
-    alembic.unlink()
-    alembic.write_bytes(original)
+    changed = wheelhouse(tmp_path / "changed", "alembic")
+    (original,) = WHEELS.glob("alembic-*.whl")
+    alembic = Path(shutil.copy(original, changed))
     with zipfile.ZipFile(alembic, "a") as archive:
         archive.writestr("alembic/added.py", "")
-    wanted = ["tomli-w==1.2.0", "tomli-w>=1"]
-    said = machine.refuses(mlflow_wheelhouse=str(wheelhouse), mlflow_extra_packages=wanted)
+    said = machine.refuses(mlflow_wheelhouse=str(changed), mlflow_extra_packages=WANTED)
     assert "does not have the hash that the lock names" in said
     assert left(machine) == []
     assert machine.state() == before
