@@ -15,8 +15,8 @@ from secrecy import files_with, watched_command_lines
 CANARY = "canary-in-a-command-line"
 CREDENTIALS_FILE = "/etc/mlflow/google-credentials.json"
 
-# The name of the .env, its port, whom PostgreSQL sees, the names that mean nothing to the role. The last one is what
-# the machine has at first, and is left with.
+# The name of the .env, its port, whom PostgreSQL sees, the names that mean nothing to the role. The machine is left with
+# the last one.
 KINDS = [
     ("references", 5055, "by string", "DATABASE_PASSWORD"),
     ("fields", 5001, "mlflow", "COMPOSE_PROJECT_NAME, SOME_OTHER"),
@@ -25,12 +25,12 @@ KINDS = [
 
 @dataclass
 class Provisioned:
-    """A `.env`, the run of site.yml that took it over, and what a client did before and after it.
+    """A `.env`, the run of site.yml that took it over, and what a client did after it.
 
     Attributes:
         secrets: what nobody but the service may see.
         command_lines: those with a secret, while site.yml ran.
-        earlier, logged: what log_everything.py printed.
+        logged: what log_everything.py printed.
         requests: to Cloud Storage, from after the run until the client was ready.
     """
 
@@ -38,7 +38,6 @@ class Provisioned:
     port: int
     application: str
     unknown: str
-    earlier: dict
     secrets: list[str]
     command_lines: list[str] = field(default_factory=list)
     run: Run | None = None
@@ -47,19 +46,19 @@ class Provisioned:
 
 
 @pytest.fixture(scope="module")
-def logged(client: Client) -> list[dict]:
-    """What clients have logged, beginning with the machine as it is at first."""
-    return [client.run("log_everything.py", port=KINDS[-1][1])]
+def logged() -> list[dict]:
+    """What clients have logged, by one `.env` after the other."""
+    return []
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind[0])
 def provisioned(
     *, request: pytest.FixtureRequest, machine: Service, client: Client, google: Google, logged: list[dict]
 ) -> Provisioned:
-    """The machine by one of the `.env` files, each time coming from the other."""
+    """The machine by one of the `.env` files: by the first of them from an SQLite store, by the next from the other."""
     name, *expected = request.param
     dotenv = SERVICES / name / ".env"
-    there = Provisioned(dotenv, *expected, logged[-1], secrets_of(dotenv))
+    there = Provisioned(dotenv, *expected, secrets_of(dotenv))
     with watched_command_lines(machine.name, [*there.secrets, CANARY]) as there.command_lines:
         there.run = machine.provision(dotenv, "-vvv", "--diff")
         machine.run(f"sleep 1 && : {CANARY}")
@@ -85,14 +84,6 @@ def test_what_clients_send_is_where_it_always_was(google, database, provisioned)
     models = f"SELECT storage_location FROM model_versions WHERE name = '{provisioned.logged['experiment']}'"
     folder = database.ask(models).removeprefix("mlflow-artifacts:/")
     assert f"mlflow-artifacts-v1/{folder}/MLmodel" in objects
-
-
-def test_what_was_logged_before_is_still_there(client, provisioned):
-    """The two files tell of one database and one bucket."""
-    earlier = provisioned.earlier
-    assert client.run("read_run.py", earlier["run_id"], earlier["experiment"], port=provisioned.port) == {
-        "status": "FINISHED"
-    }
 
 
 def test_google_sees_the_old_service_account_alone(provisioned):
@@ -152,6 +143,12 @@ def test_service_alone_can_read_the_secrets(machine, provisioned):
     found = files_with(machine.name, provisioned.secrets)
     assert found == [CREDENTIALS_FILE, "/etc/mlflow/mlflow.env"]
     assert machine.run(f"stat --format='%U %G %a' {' '.join(found)}").split("\n") == ["root mlflow 640"] * 2
+
+
+def test_what_was_logged_by_one_file_is_there_by_the_other(client, logged):
+    """They tell of one database and one bucket."""
+    first, _ = logged
+    assert client.run("read_run.py", first["run_id"], first["experiment"], port=KINDS[-1][1]) == {"status": "FINISHED"}
 
 
 def test_inventory_wins_over_the_env(google, machine, tmp_path):
