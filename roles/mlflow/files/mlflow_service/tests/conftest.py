@@ -6,6 +6,7 @@ molecule/shared/program.py starts all of it, in a container, and runs them there
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,11 @@ class Google(google_cloud.Google):
     @property
     def control(self) -> str:
         return f"{self.name}:{google_cloud.CONTROL_PORT}"
+
+    def about_objects(self) -> list[dict]:
+        """The requests about objects. Of a bucket itself the library asks in a thread, which may outlive a test."""
+        asked = [request for request in self.requests() if request["host"] == "storage.googleapis.com"]
+        return [request for request in asked if re.search("/b/[^/]+/o(/|$)", request["path"])]
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def test_files_that_the_service_will_have_are_used_before_they_are_there(postgre
     assert found["errors"] == []
     assert found["database"]["head"] == schema.head() and found["database"]["connections"] > 0
     assert found["artifacts"] == {"identity": key["client_email"], "project": "stand-in"}
-    asked = [request for request in google.requests() if request["host"] == "storage.googleapis.com"]
+    asked = google.about_objects()
     assert {request["identity"] for request in asked} == {key["client_email"]}
     assert not Path("/etc/mlflow").exists()
 
