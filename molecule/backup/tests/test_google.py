@@ -4,9 +4,11 @@ Which stay there, what comes back, and what is said where none does, is proven i
 restores from there in test_postgresql.py.
 """
 
+import json
+
 import pytest
 from google_cloud import OBJECT_USER
-from steps import FOLDER, back_up, failed_backup, left, manifest
+from steps import FOLDER, back_up, failed_backup, left, manifest, rows
 
 BUCKET = "mlflow-backups"
 PLACE = "machines/one"
@@ -67,6 +69,16 @@ def test_backup_goes_to_google_with_its_manifest_last(sender, google):
     assert {request["identity"] for request in writes} == {VM}
     last = max(google.objects(BUCKET), key=lambda thing: thing["timeCreated"])
     assert last["name"] == f"{PLACE}/{made['name']}/manifest.json"
+
+
+def test_playbook_restores_from_google(sender):
+    before, made = rows(sender), back_up(sender)
+    sender.run(f"rm -r {made['path']}")
+    sender.client("log_everything.py")
+    wanted = json.dumps({"mlflow_backup": f"{LOCATION}/latest"})
+    done = sender.playbook("--extra-vars", wanted, playbook="playbooks/restore.yml")
+    assert done.status == 0, done.output[-3000:]
+    assert rows(sender) == before
 
 
 def test_backup_that_can_not_be_sent_is_seen_and_stays_here(sender, google):

@@ -21,14 +21,6 @@ ACCOUNTS = {
         {"name": "bob", "password": "correct-horse-2"},
     ],
 }
-LOCATION = "gs://mlflow-backups/by-hand"
-SEND = """
-import sys
-from pathlib import Path
-from mlflow_service.backup import bucket
-from mlflow_service.system import settings
-bucket.upload(Path(sys.argv[1]), sys.argv[2], settings.read("/etc/mlflow/mlflow.env"))
-"""
 LARGE = "CREATE TABLE large AS SELECT md5(n::text) || md5((n + 1)::text) || md5((n + 2)::text) AS t FROM generate_series(1, 600000) n"
 
 
@@ -165,21 +157,25 @@ def test_password_shows_in_no_command_line(postgresql):
     assert PASSWORD not in postgresql.run(f"journalctl --identifier=mlflow-backup; cat {made['path']}/manifest.json")
 
 
-def test_accounts_are_in_the_backup_and_a_restore_from_google_says_where_it_has_none(postgresql):
-    """Every row of theirs comes back, or stays: the program's tests."""
-    without = back_up(postgresql)
-    before = rows(postgresql)
-    program(postgresql, SEND, without["path"], LOCATION)
-    postgresql.run(f"rm -r {without['path']}")
+def test_accounts_come_back_with_the_runs_or_stay_where_the_backup_has_none(postgresql):
+    """Users, their passwords and their permissions."""
+    without = back_up(postgresql)["path"]
     postgresql.converge(**POSTGRESQL, **ACCOUNTS)
-    accounts = rows(postgresql, AUTH)
+    before, accounts = rows(postgresql), rows(postgresql, AUTH)
     assert accounts["users"][0] == 3
     made = back_up(postgresql)
     assert manifest(postgresql, made["path"])["auth"]["schema_revision"] == "f1a2b3c4d5e6"
+    postgresql.run(f"systemctl stop {SERVER}")
+    ask_as_service(postgresql, "DROP TABLE metrics, tags CASCADE")
+    ask_as_service(postgresql, "DROP TABLE users, roles CASCADE", "mlflow_auth")
+    restore(postgresql, made["path"])
+    assert (rows(postgresql), rows(postgresql, AUTH)) == (before, accounts)
+    assert postgresql.is_healthy()
+    again = postgresql.playbook("--extra-vars", json.dumps({**POSTGRESQL, **ACCOUNTS}))
+    assert again.changed == 0, again.output[-3000:]  # every password and permission is right
 
-    settings = json.dumps({**POSTGRESQL, **ACCOUNTS, "mlflow_backup": f"{LOCATION}/{without['name']}"})
+    settings = json.dumps({**POSTGRESQL, **ACCOUNTS, "mlflow_backup": without})
     done = postgresql.playbook("--extra-vars", settings, playbook="playbooks/restore.yml")
     assert done.status == 0, done.output[-3000:]
     assert "has no accounts; those of the server stay as they are." in done.said
-    assert (rows(postgresql), rows(postgresql, AUTH)) == (before, accounts)
-    assert postgresql.is_healthy()
+    assert rows(postgresql, AUTH) == accounts
