@@ -4,6 +4,7 @@ import fcntl
 import getpass
 import stat
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mlflow_service.backup import folder as backup_folder
 from mlflow_service.change import asking, taking
 from mlflow_service.change.gate import unfinished
 from mlflow_service.change.machine import Machine, brings_first_server, locked
-from mlflow_service.change.model import BACKUPS, ChangeError, GivenUpError, Journal, Report, Request
+from mlflow_service.change.model import BACKUPS, ChangeError, GivenUpError, Journal, Plan, Report, Request
 from mlflow_service.change.planning import can_start
 from mlflow_service.change.taking import Change
 from mlflow_service.change.words import BACK, GO_ON, STOP, Steps
@@ -278,3 +279,17 @@ def test_what_a_store_was_given_is_kinds_and_numbers(machine, monkeypatch, said)
     monkeypatch.setattr(asking, "as_service", lambda *_, **__: said)
     with pytest.raises(ChangeError, match="none of ours"):
         asking.given_since(request(machine), {}, 0)
+
+
+def test_plan_tells_ansible_all_that_it_found():
+    """Its fields are the report that plan_change.yml and the filters of changes go by."""
+    assert set(asdict(Plan())) == {
+        "schema",
+        "unreadable",
+        "wrong",
+        "backup",
+        "accounts",
+        "revisions",
+        "lost",
+        "backups",
+    }

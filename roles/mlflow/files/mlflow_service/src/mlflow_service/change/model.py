@@ -122,7 +122,7 @@ class Plan:
     unreadable: str = ""
     wrong: str = ""
     backup: dict[str, Any] = field(default_factory=dict)
-    login: str = ""
+    accounts: str = ""
     revisions: list[str] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     backups: list[str] = field(default_factory=list)
