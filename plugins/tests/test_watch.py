@@ -140,7 +140,7 @@ def test_socket_that_is_a_link_is_nobodys(listener, runtime_folder, tmp_path):
 
 def test_process_that_is_none_of_the_services_is_no_worker(listener, runtime_folder):
     with pytest.raises(worker_health.OddError, match=f"of process {os.getpid()}, which is none of the service's"):
-        worker_health.ask(listener(b"{}\n"), {os.getpid() + 1})
+        worker_health.ask(listener(b"{}\n", name=f"pulse-{os.getpid()}.sock"), {os.getpid() + 1})
     with socket.socket(socket.AF_UNIX) as full, contextlib.ExitStack() as stack:
         full.bind(str(runtime_folder / f"pulse-{os.getppid()}.sock"))  # whose queue is full names a process itself
         full.listen(0)
