@@ -13,6 +13,7 @@ can't be made is said in one sentence (SetupError).
 """
 
 import argparse
+import collections
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 UV_LOCK = ROOT / "roles" / "mlflow" / "files" / "locks" / "uv.txt"
 SERVICE = ROOT / "roles" / "mlflow" / "files" / "mlflow_service" / "src"
+MOLECULE_BASE = ROOT / ".config" / "molecule" / "config.yml"
 REPOSITORY = os.environ.get("MACHINE_IMAGES", "mlflow-machine")  # name of our images; the tag says which
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "python3", "ca-certificates"]
 CACHE = "mlflow-machine-cache:/var/cache/mlflow-machine"  # a volume with downloaded packages, shared by test machines
@@ -45,6 +48,7 @@ RUN_OPTIONS = [
 ]
 BOOT_SECONDS = 180
 PYTHON_NEEDED = (3, 11)  # by requirements/control.txt
+BUILDING = collections.defaultdict(threading.Lock)  # an image that several threads want is made by one of them
 CA_BUNDLES = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
 DISTRIBUTION_CAS = "/usr/share/ca-certificates"
 
@@ -186,8 +190,9 @@ def image(name: str) -> str:
     suite, _, kind = name.partition("-")
     if kind and kind not in KINDS:
         raise SetupError(f"No image is called {name}; after {suite} comes nothing, or one of {', '.join(KINDS)}.")
-    tag = provisioned_image(suite, kind) if kind else bare_image(suite)
-    docker("tag", tag, f"{REPOSITORY}:{name}")
+    with BUILDING[name]:
+        tag = provisioned_image(suite, kind) if kind else bare_image(suite)
+        docker("tag", tag, f"{REPOSITORY}:{name}")
     return tag
 
 
@@ -259,10 +264,17 @@ KINDS = {
 }
 
 
+def base_variables() -> dict[str, dict]:
+    """What every scenario's inventory begins with, by group."""
+    import yaml  # noqa: PLC0415  of the control node's tools, as is the Ansible that provisions
+
+    return yaml.safe_load(MOLECULE_BASE.read_text())["provisioner"]["inventory"]["group_vars"]
+
+
 def provisioned_image(suite: str, kind: str) -> str:
     wanted = KINDS[kind]
     base = image(f"{suite}-{wanted.base}" if wanted.base else suite)
-    content = hashlib.sha256(repr((base, wanted)).encode())
+    content = hashlib.sha256(repr((base, wanted, base_variables())).encode())
     for folder in ("roles", "plugins", "playbooks"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and not {"__pycache__", "tests"} & set(path.parts):
@@ -281,14 +293,14 @@ def provisioned_image(suite: str, kind: str) -> str:
 
 
 def provision(name: str, kind: Kind) -> None:
-    """Run site.yml over a machine, as its kind says."""
-    variables = {"ansible_connection": "community.docker.docker", "ansible_user": "root"}
+    """Run site.yml over a machine, as its kind says, with what every scenario's inventory begins with."""
+    groups = {group: {"vars": variables} for group, variables in base_variables().items()}
+    groups.setdefault(kind.group, {})["hosts"] = {name: {"ansible_connection": "community.docker.docker"}}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as inventory:
-        inventory.write(json.dumps({kind.group: {"hosts": {name: variables}}}))
+        inventory.write(json.dumps(groups))
         inventory.flush()
-        cache = ("--extra-vars", f"@{ROOT}/molecule/shared/vars/cache.yml")
         for arguments in kind.runs:
-            run("ansible-playbook", "--inventory", inventory.name, "playbooks/site.yml", *cache, *arguments, cwd=ROOT)
+            run("ansible-playbook", "--inventory", inventory.name, "playbooks/site.yml", *arguments, cwd=ROOT)
 
 
 # The machines
