@@ -368,9 +368,12 @@ def kill_run(run: subprocess.Popen) -> None:
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
     """Return as soon as it is true; fail the test when it is not within the time."""
     deadline = time.monotonic() + seconds
+    looked = time.monotonic()
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.25 if seconds <= 60 else 1)  # looking at a machine takes as much of a processor's time
+        # Looking takes a processor's time, which what is waited for wants too.
+        time.sleep(min(2, max(0.1, 4 * (time.monotonic() - looked))))
+        looked = time.monotonic()
 
 
 @pytest.fixture
