@@ -1,10 +1,8 @@
-"""What clients notice when something dies or restarts, and other things that do not depend on Debian's version."""
+"""What clients notice when something dies or restarts."""
 
 import json
 
 from fixtures import wait_until
-
-testinfra_hosts = ["ansible://mlflow-default-bookworm"]
 
 BURST = 64
 

@@ -1,13 +1,10 @@
 """What the operator's runs of Ansible do, and what they leave alone.
 
-On one of the machines, because none of it depends on Debian's version. Where a test changes a setting, the next
-test's run takes it back.
+Where a test changes a setting, the next test's run takes it back.
 """
 
 import pytest
 from fixtures import wait_until
-
-testinfra_hosts = ["ansible://mlflow-default-bookworm"]
 
 REQUESTS = 40
 
