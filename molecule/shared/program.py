@@ -36,6 +36,7 @@ RELEASE = f"{DEFAULT_VERSION}-tested"
 SITE_PACKAGES = f"/opt/mlflow/releases/{RELEASE}/lib/python3.11/site-packages"
 PYTEST = ("pytest", "iniconfig", "pluggy", "pygments")  # what the release lacks of it
 DATABASE_HOST = "database.test"  # the name that the PostgreSQL's certificate has
+DISKS = {"/srv/tiny": "512k", "/srv/disk": "64m"}  # which a test may fill; their sizes
 
 
 def locked(lock: str, names: tuple[str, ...]) -> str:
@@ -99,7 +100,8 @@ def start(name: str) -> None:
     """Start the container with all that its tests use."""
     google = Google(name)
     host = f"--add-host={DATABASE_HOST}:127.0.0.1"
-    machines.docker("run", "--detach", "--name", name, "--hostname", name, host, image())
+    disks = [f"--tmpfs={path}:size={size},mode=755" for path, size in DISKS.items()]
+    machines.docker("run", "--detach", "--name", name, "--hostname", name, host, *disks, image())
     google.start(f"{name}-network")
     google.join(name)
     google.trust(name)

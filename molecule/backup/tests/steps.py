@@ -17,14 +17,13 @@ from mlflow_service import backup
 from mlflow_service.system import settings
 backup.restore_database(Path(sys.argv[1]), settings.read("/etc/mlflow/mlflow.env"))
 """
-TRACKING, AUTH = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVICE_AUTH_STORE_URI"
 # Number and checksum of the rows of each table; see mlflow_service/stores/copying.py. As the service's user.
 ROWS = """
-import json, os, sys
+import json, os
 from mlflow_service.stores import copying
 from mlflow_service.system import settings
 os.environ.update(settings.read("/etc/mlflow/mlflow.env"))
-with copying._open(os.environ[sys.argv[1]], "store") as connection:
+with copying._open(os.environ["MLFLOW_BACKEND_STORE_URI"], "store") as connection:
     tables = copying._tables(connection)
     print(json.dumps({name: copying._fingerprint(connection, table, lambda *_: None) for name, table in tables.items()}))
 """
@@ -37,9 +36,9 @@ def program(machine: Machine, code: str, *arguments: str, as_service: bool = Fal
     return machines.docker("exec", "--interactive", machine.name, *user, PYTHON, "-", *arguments, input=code)
 
 
-def rows(machine: Machine, database: str = TRACKING) -> dict[str, list[int]]:
-    """Number and checksum of the rows of each table of the store, or of the auth database."""
-    return json.loads(program(machine, ROWS, database, as_service=True).splitlines()[-1])
+def rows(machine: Machine) -> dict[str, list[int]]:
+    """Number and checksum of the rows of each table of the store."""
+    return json.loads(program(machine, ROWS, as_service=True).splitlines()[-1])
 
 
 def playbook(machine: Machine) -> Run:
@@ -57,11 +56,6 @@ def failed_backup(machine: Machine) -> str:
     """Start the unit, which must fail; returns the line that it has left at error level in the journal."""
     machine.run("journalctl --rotate && journalctl --vacuum-time=1s")
     assert machine.host.run("systemctl start mlflow-backup.service").rc != 0
-    return failure(machine)
-
-
-def failure(machine: Machine) -> str:
-    """The line at error level of a unit that has failed."""
     assert machine.run("systemctl show --property ActiveState --value mlflow-backup.service") == "failed"
     lines = machine.run(
         "journalctl --sync; journalctl --identifier=mlflow-backup --priority=err --output=cat"
@@ -70,9 +64,9 @@ def failure(machine: Machine) -> str:
     return json.loads(lines[-1])["message"]
 
 
-def left(machine: Machine, folder: str = FOLDER) -> list[str]:
+def left(machine: Machine) -> list[str]:
     """Everything in the folder of the backups but the lock."""
-    return sorted(set(machine.run(f"ls -A {folder}").split()) - {".lock"})
+    return sorted(set(machine.run(f"ls -A {FOLDER}").split()) - {".lock"})
 
 
 def manifest(machine: Machine, path: str) -> dict:

@@ -1,14 +1,14 @@
 """Backups that go to a gs:// folder as well, with the credentials of the virtual machine.
 
 Which stay there, what comes back, and what is said where none does, is proven in the program's tests; that a playbook
-restores from there in test_postgresql.py.
+restores from there, and that a unit that fails is seen, here.
 """
 
 import json
 
 import pytest
 from google_cloud import OBJECT_USER
-from steps import FOLDER, back_up, failed_backup, left, manifest, rows
+from steps import FOLDER, back_up, failed_backup, left, manifest, playbook, rows
 
 BUCKET = "mlflow-backups"
 PLACE = "machines/one"
@@ -42,7 +42,8 @@ def stored(google):
     return found
 
 
-def test_place_that_can_not_be_written_to_is_refused_before_anything_is_touched(machine, google):
+def test_setting_that_can_not_work_is_refused_before_anything_is_touched(machine, google):
+    """A place at Google that can't be written to, a folder that would go with the data, and a schedule."""
     before = machine.state()
     google.permissions(VM, "get", "list")
     locked = (f"{VM} may not write objects in gs://{BUCKET}", "or set mlflow_backup_location to another one")
@@ -50,6 +51,11 @@ def test_place_that_can_not_be_written_to_is_refused_before_anything_is_touched(
     cases = [
         ({"mlflow_backup_location": LOCATION}, *locked),
         ({"mlflow_backup_location": "gs://no-such-bucket/backups"}, missing),
+        (
+            {"mlflow_backup_dir": "/var/lib/mlflow/backups"},
+            "in /var/lib/mlflow; backups must not go with what they are of",
+        ),
+        ({"mlflow_backup_schedule": "every night"}, "systemd can't read the schedule every night"),
     ]
     try:
         machine.refuses_each(cases)
@@ -85,12 +91,14 @@ def test_backup_that_can_not_be_sent_is_seen_and_stays_here(sender, google):
     before = stored(google)
     google.permissions(VM, "get", "list")
     try:
-        said = failed_backup(sender)
+        said, newest = failed_backup(sender), left(sender)[-1]
+        done = playbook(sender)
     finally:
         google.permissions(VM, *OBJECT_USER)
-    newest = left(sender)[-1]
     assert said.startswith(
         f"The backup {FOLDER}/{newest} was made, and could not be sent to {LOCATION}: {VM} may not write"
     )
+    assert done.status != 0
+    assert f"could not be sent to {LOCATION}: {VM} may not write" in " ".join(done.output.split())
     assert stored(google) == before
     assert back_up(sender)["location"]

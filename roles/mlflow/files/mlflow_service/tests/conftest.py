@@ -10,9 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import google_cloud
 import pytest
@@ -24,7 +26,7 @@ CLIENTS = Path("/srv/shared/clients")
 CLUSTER = Path("/etc/postgresql/15/main")
 DATABASE_HOST = "database.test"
 PASSWORD = "  p@ss:w/rd#%?&x \"$'\\ñ "
-USERS = {"outsider": PASSWORD, "limited": "of-little", "reader": "of-nothing", "certified": "unused", "owner": "own"}
+USERS = {"outsider": PASSWORD, "limited": "of-little", "reader": "of-nothing", "certified": "unused", "owner": PASSWORD}
 ACCESS = """
 local all postgres,root peer map=ours
 local all all peer
@@ -67,7 +69,7 @@ class Postgres:
 
     def uri(self, database: str) -> str:
         """Where its owner reaches a database."""
-        return f"postgresql+psycopg2://owner:own@{DATABASE_HOST}/{database}?sslmode=require"
+        return f"postgresql+psycopg2://owner:{quote(PASSWORD, safe='')}@{DATABASE_HOST}/{database}?sslmode=require"
 
     def make(self, database: str, template: str = "template0") -> str:
         """Make a database anew, which the user `owner` has; returns where it is."""
@@ -180,6 +182,14 @@ def hosts() -> Iterator[Callable[[str], int]]:
     before = path.read_text()
     yield lambda name: path.write_text(f"127.0.0.1 {name}\n{before}")
     path.write_text(before)
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a condition; fails when the time is over."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"it did not come to be in {seconds} s"
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True)

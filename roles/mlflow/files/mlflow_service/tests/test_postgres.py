@@ -22,7 +22,7 @@ SERVED = {
 }
 READER = {"PGUSER": "reader", "PGPASSWORD": "of-nothing"}
 GHOST = {"PGUSER": "ghost", "PGPASSWORD": ""}
-OWNER = {"PGUSER": "owner", "PGPASSWORD": "own"}
+OWNER = {"PGUSER": "owner", "PGPASSWORD": PASSWORD}
 CERTIFIED = {
     "PGDATABASE": "certified",
     "PGUSER": "certified",
