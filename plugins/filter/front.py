@@ -106,35 +106,73 @@ def same_store(server: str, hostvars: Mapping[str, Mapping], servers: Iterable[s
     return [each for each in servers if stores.get(server) and stores.get(each) == stores[server]] or [server]
 
 
-def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poolers: Iterable[str] = ()) -> dict:
+def database_wanted(
+    servers: Iterable[str], hostvars: Mapping[str, Mapping], machines: Iterable[str], poolers: Iterable[str] = ()
+) -> dict:
     """What MLflow servers want of a PostgreSQL on a machine of its own.
 
-    Those that name a connection string or have a PostgreSQL on their own machine want nothing.
+    Those that name a connection string, have a PostgreSQL on their own machine or one elsewhere want nothing.
 
     Args:
         servers: their names in the inventory.
         hostvars: Ansible's variables of all hosts.
+        machines: those of the inventory that PostgreSQL is on.
         poolers: machines that come in their place, while the servers come themselves for backups and migrations.
+
+    Returns:
+        What `wanted_by` says; ``unnamed``, servers that say nothing of where their PostgreSQL is; and ``elsewhere``,
+        those whose PostgreSQL, as they say it, is on none of the machines.
+    """
+    poolers = list(poolers)
+    known_names = {name for each in [*machines, *poolers] for name in machine_names(each, hostvars)}
+    hosts = {each: database_host(hostvars[each]).lower() for each in servers if uses_database(hostvars[each])}
+    those = [each for each, host in hosts.items() if not host or known_names & set(host.split(","))]
+    return {
+        **wanted_by(those, hostvars, poolers),
+        "unnamed": [each for each, host in hosts.items() if not host],
+        "elsewhere": [each for each in hosts if each not in those],
+    }
+
+
+def machine_names(machine: str, hostvars: Mapping[str, Mapping]) -> set[str]:
+    """What the inventory calls a machine with PostgreSQL or a pooler: its names, and the addresses it listens on."""
+    known = hostvars[machine]
+    names = {machine, str(known.get("ansible_host") or machine)}
+    for listens in ("postgresql_listen_addresses", "pgbouncer_listen_addresses"):
+        names.update(map(str, known.get(listens) or []))
+    return {name.lower() for name in names} - {"*", *ANYWHERE}
+
+
+def wanted_by(those: list[str], hostvars: Mapping[str, Mapping], poolers: Iterable[str] = ()) -> dict:
+    """What MLflow servers want of the one PostgreSQL that they use.
+
+    Args:
+        those: their names in the inventory.
+        hostvars: Ansible's variables of all hosts.
+        poolers: see `database_wanted`.
 
     Returns:
         ``databases`` and ``users`` as the role postgresql wants them; ``connections``, how many all servers may
         open, past a pooler only a few; ``pooled``, how many the poolers may; ``networks``, one for each server and
-        pooler whose address the inventory has; ``unknown``, the others; ``unnamed``, servers that say nothing of where
-        their PostgreSQL is.
+        pooler whose address the inventory has; ``unknown``, the others; ``disputed``, the names of users that have
+        several passwords, each with the servers that give them.
     """
     owners: dict[str, str] = {}
-    passwords: dict[str, str] = {}
-    those = [server for server in servers if uses_database(hostvars[server])]
-    for known in map(hostvars.get, those):
+    passwords: dict[str, dict[str, str]] = {}  # by user and server
+    for server in those:
+        known = hostvars[server]
         user = str(setting(known, "mlflow_postgres_user"))
-        passwords[user] = str(known.get("mlflow_postgres_password") or passwords.get(user, ""))
+        given = passwords.setdefault(user, {})
+        if password := str(known.get("mlflow_postgres_password") or ""):
+            given[server] = password
         owners[str(setting(known, "mlflow_postgres_database"))] = user
         if is_true(known.get("mlflow_auth_enabled")):
             owners[str(setting(known, "mlflow_auth_database"))] = user
     addresses = {each: own_network(each, hostvars) for each in [*those, *poolers]}
     return {
         "databases": [{"name": name, "owner": owner} for name, owner in owners.items()],
-        "users": [{"name": name, "password": password} for name, password in passwords.items()],
+        "users": [{"name": user, "password": next(iter(given.values()), "")} for user, given in passwords.items()],
+        "disputed": {user: list(given) for user, given in passwords.items() if len(set(given.values())) > 1},
         "connections": sum(
             SPARE if past_pooler(known) else connections_wanted(known) for known in map(hostvars.get, those)
         ),
@@ -142,7 +180,6 @@ def database_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping], poo
         * sum(int(setting(hostvars[pooler], "pgbouncer_server_connections")) for pooler in poolers),
         "networks": [address for address in addresses.values() if address],
         "unknown": [each for each, address in addresses.items() if not address],
-        "unnamed": [each for each in those if not database_host(hostvars[each])],
     }
 
 
@@ -167,20 +204,20 @@ def past_pooler(known: Mapping) -> bool:
 
 
 def pooler_wanted(servers: Iterable[str], hostvars: Mapping[str, Mapping]) -> dict:
-    """What MLflow servers want of a pooler; as `database_wanted`, of those that name PostgreSQL itself beside one.
+    """What MLflow servers want of a pooler; as `wanted_by`, of those that name PostgreSQL itself beside one.
 
     Args:
         servers: their names in the inventory.
         hostvars: Ansible's variables of all hosts.
 
     Returns:
-        ``databases`` and ``users`` as the role pgbouncer wants them, and ``connections``, ``networks``, ``unknown``.
+        ``databases`` and ``users`` as the role pgbouncer wants them, and the rest of `wanted_by`.
     """
-    those = [server for server in servers if past_pooler(hostvars[server])]
+    those = [each for each in servers if past_pooler(hostvars[each]) and uses_database(hostvars[each])]
     known = hostvars[those[0]] if those else {}
     port = int(known.get("mlflow_postgres_direct_port") or postgres_address.PORT)
     itself = {"host": str(known.get("mlflow_postgres_direct_host") or ""), "port": port}
-    wanted = database_wanted(those, hostvars)
+    wanted = wanted_by(those, hostvars)
     return {
         **wanted,
         "databases": [{"name": each["name"], **itself} for each in wanted["databases"]],

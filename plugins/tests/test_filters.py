@@ -206,7 +206,7 @@ DATABASE_USERS = {
 
 
 def test_database_gets_what_the_servers_that_use_it_want():
-    wanted = front.database_wanted(DATABASE_USERS, DATABASE_USERS)
+    wanted = front.database_wanted(DATABASE_USERS, DATABASE_USERS | {"db": {}}, ["db"])
     assert wanted["databases"] == [{"name": "mlflow", "owner": "mlflow"}, {"name": "mlflow_auth", "owner": "mlflow"}]
     assert wanted["users"] == [{"name": "mlflow", "password": "one"}]
     assert (wanted["networks"], wanted["unknown"]) == (["10.20.0.5/32"], ["b"])
@@ -216,7 +216,27 @@ def test_database_gets_what_the_servers_that_use_it_want():
 
 def test_server_that_does_not_say_where_its_database_is_is_named():
     hostvars = DATABASE_USERS | {"lost": {"mlflow_backend_store": "postgresql", "ansible_host": "10.20.0.9"}}
-    assert front.database_wanted(hostvars, hostvars)["unnamed"] == ["lost"]
+    assert front.database_wanted(hostvars, hostvars | {"db": {}}, ["db"])["unnamed"] == ["lost"]
+
+
+def test_password_for_a_database_elsewhere_is_none_for_this_one():
+    machines = {"db": {"ansible_host": "10.20.0.2"}, "db2": {"postgresql_listen_addresses": ["localhost", "10.30.0.2"]}}
+    hostvars = machines | {
+        "a": ON_DB | {"mlflow_postgres_host": "10.20.0.2", "mlflow_postgres_password": "one"},
+        "b": ON_DB | {"mlflow_postgres_host": "DB2"},
+        "c": ON_DB | {"mlflow_postgres_host": "10.30.0.2"},
+        "far": ON_DB | {"mlflow_postgres_host": "db.example.com", "mlflow_postgres_password": "two"},
+    }
+    wanted = front.database_wanted(["a", "b", "c", "far"], hostvars, machines)
+    assert wanted["users"] == [{"name": "mlflow", "password": "one"}]
+    assert (wanted["unknown"], wanted["elsewhere"], wanted["disputed"]) == (["a", "b", "c"], ["far"], {})
+
+
+def test_two_passwords_for_one_user_are_told_with_the_servers_that_give_them():
+    hostvars = {"db": {}} | {each: ON_DB | {"mlflow_postgres_password": each} for each in "ab"} | {"c": ON_DB}
+    assert front.database_wanted(["a", "b", "c"], hostvars, ["db"])["disputed"] == {"mlflow": ["a", "b"]}
+    hostvars["b"]["mlflow_postgres_user"] = "other"
+    assert front.database_wanted(["a", "b", "c"], hostvars, ["db"])["disputed"] == {}
 
 
 def test_replicas_have_slots_and_come_from_where_the_inventory_says():
@@ -233,13 +253,14 @@ def test_pooler_gets_what_the_servers_that_know_a_way_past_it_want():
         "a": {**pooled, "ansible_host": "10.20.0.5", "mlflow_postgres_direct_host": "db", "mlflow_workers": 2},
         "direct": {**pooled, "mlflow_postgres_host": "db"},
         "pooler": {"ansible_host": "10.20.0.9"},
+        "db": {},
     }
     wanted = front.pooler_wanted(["a", "direct"], hostvars)
     assert wanted["databases"] == [{"name": "mlflow", "host": "db", "port": 5432}]
     assert wanted["users"] == [{"name": "mlflow", "password": "p"}]
     assert (wanted["networks"], wanted["connections"]) == (["10.20.0.5/32"], 2 * 2 * 20 + 4)
-    behind = front.database_wanted(["a"], hostvars, ["pooler"])
+    behind = front.database_wanted(["a"], hostvars, ["db"], ["pooler"])
     assert (behind["networks"], behind["connections"]) == (["10.20.0.5/32", "10.20.0.9/32"], 4)
     assert (wanted["pooled"], behind["pooled"]) == (0, 50)
     hostvars["pooler"]["pgbouncer_server_connections"] = 200
-    assert front.database_wanted(["a"], hostvars, ["pooler"])["pooled"] == 200
+    assert front.database_wanted(["a"], hostvars, ["db"], ["pooler"])["pooled"] == 200
