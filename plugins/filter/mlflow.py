@@ -46,12 +46,6 @@ def mlflow_service_files(role_path: str) -> dict[str, str]:
     return service_files.service_files(Path(role_path))
 
 
-def database_is_here(settings: Mapping) -> bool:
-    """Whether a server's metadata are on its own machine, by its settings or by Ansible's variables of the host."""
-    address = postgres_address.of_server(settings)
-    return settings.get("mlflow_backend_store") != "postgresql" or (address is not None and address.is_here)
-
-
 def env_line(value: object, name: str) -> str:
     """One line of an environment file that systemd and a POSIX shell read alike.
 
@@ -156,7 +150,7 @@ class FilterModule:
     """Ansible's way to find the filters."""
 
     def filters(self) -> dict:
-        own = (mlflow_follows, mlflow_wheels, mlflow_service_files, database_is_here)
+        own = (mlflow_follows, mlflow_wheels, mlflow_service_files, postgres_address.data_are_here)
         own += (env_line, systemd_argument, passfile_line, brought_files, private_files, secret_files, secrets_read)
         stores = (mlflow_stores.connection_pool, mlflow_stores.wrong_stores)
         changes = (mlflow_change.counted, mlflow_change.given_up, mlflow_change.in_a_unit, mlflow_change.waits)

@@ -35,7 +35,7 @@ OF_THE_SETTINGS = (
 OF_THE_MACHINE = (
     *("lock_file", "packages", "python_path", "release", "release_dir"),
     *("connections_wanted", "environment", "is_first", "workers"),
-    *("account_due", "switches", "timers_due", "timers_wanted", "units_off"),
+    *("account_due", "backups", "switches", "timers_due", "timers_wanted", "units_off"),
 )
 
 
@@ -171,6 +171,24 @@ class Installation:
             "mlflow-check.timer": s.flag("mlflow_check_enabled"),
         }
         return [timer for timer, on in wanted.items() if on]
+
+    @cached_property
+    def backups(self) -> str:
+        """When the next backup is, where it goes and how many stay; or that there is none, why, and what changes it."""
+        s = self.settings
+        if not s.flag("mlflow_backup_enabled"):
+            if s.holds_data:
+                return "none: mlflow_backup_enabled is false; set it to true"
+            return (
+                f"none: the data are not on this machine but in {s.store}; "
+                "set mlflow_backup_enabled to true to have them here"
+            )
+        if not self.is_first:
+            first = s["mlflow_servers"][0]
+            return f"none here: those of the shared store are for {first} to make, the first of mlflow_servers"
+        places = [s.text("mlflow_backup_dir"), s.text("mlflow_backup_location").rstrip("/")]
+        moment = self.state["elapses"].get(s.text("mlflow_backup_schedule"), "") or s.text("mlflow_backup_schedule")
+        return f"next {moment}, to {' and '.join(filter(None, places))}, which keeps {s.number('mlflow_backup_keep')}"
 
     @cached_property
     def timers_due(self) -> list[str]:

@@ -170,7 +170,7 @@ class MlflowSettings(Settings):
     @cached_property
     def holds_data(self) -> bool:
         """Whether the metadata are on this machine, so that backups are this role's to make."""
-        return not self.on_postgres or (self.database is not None and self.database.is_here)
+        return postgres_address.data_are_here(self)
 
     @cached_property
     def own_database(self) -> dict[str, object]:

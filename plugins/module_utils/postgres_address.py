@@ -103,6 +103,12 @@ def of_server(known: Mapping, socket_folder: str = SOCKET_FOLDER) -> Address | N
     return found
 
 
+def data_are_here(known: Mapping) -> bool:
+    """Whether a server's metadata are on its own machine, so that backups are its own to make; see `of_server`."""
+    address = of_server(known)
+    return known.get("mlflow_backend_store") != "postgresql" or (address is not None and address.is_here)
+
+
 def with_driver(connection_string: str) -> str:
     """A connection string as SQLAlchemy wants it, with the installed driver named.
 

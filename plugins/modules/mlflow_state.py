@@ -81,6 +81,10 @@ options:
     type: list
     elements: str
     default: []
+  backup_dir:
+    description: Folder of the backups, or empty.
+    type: path
+    default: ""
 author: The authors of this repository
 """
 
@@ -96,6 +100,7 @@ EXAMPLES = r"""
     settings: /etc/mlflow/mlflow.env
     previous_settings: /etc/mlflow/previous.env
     data_dir: /var/lib/mlflow
+    backup_dir: /var/backups/mlflow
   register: state
 """
 
@@ -143,6 +148,15 @@ timers:
   type: dict
 wrong_schedules:
   description: Those of I(schedules) that systemd does not understand.
+  returned: always
+  type: list
+  elements: str
+elapses:
+  description: When each of I(schedules) that systemd understands is next, as systemd writes it.
+  returned: always
+  type: dict
+backups:
+  description: Names of the finished backups in I(backup_dir), oldest first.
   returned: always
   type: list
   elements: str
@@ -220,6 +234,7 @@ UNITS = ("mlflow.socket", "mlflow.service")
 TIMERS = ("mlflow-backup.timer", "mlflow-gc.timer", "mlflow-check.timer")
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Listen")
 MIB = 1024 * 1024
+BACKUP = re.compile(r"\d{8}T\d{6}Z-")  # how the name of a backup begins; see mlflow_service/backup
 STORE = "MLFLOW_SERVICE_STORE"  # the variable that names the store; the role sets it
 PYTHON_PROBE = """
 import importlib.util, json, os, sys, sysconfig
@@ -333,10 +348,28 @@ def read_units(module, names):
     return units
 
 
-def read_wrong_schedules(module, schedules):
+def read_schedules(module, schedules):
+    """When each is next, by systemd's words; None where it does not understand it. Nothing where it can't be asked."""
     if not shutil.which("systemd-analyze"):
-        return []
-    return [each for each in schedules if module.run_command(["systemd-analyze", "calendar", "--", each])[0] != 0]
+        return {}
+    found = {}
+    for each in schedules:
+        rc, out, _err = module.run_command(["systemd-analyze", "calendar", "--", each])
+        found[each] = next_elapse(out) if rc == 0 else None
+    return found
+
+
+def next_elapse(said):
+    """The moment in what ``systemd-analyze calendar`` says, in the machine's time."""
+    found = re.search(r"^ *Next elapse: (.+)$", said, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def read_backups(folder):
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(
+        each for each in names if BACKUP.match(each) and os.path.isfile(os.path.join(folder, each, "manifest.json"))
+    )
 
 
 def read_running(units, install_dir):
@@ -443,6 +476,7 @@ def main():
             "expected_files": {"type": "list", "elements": "path", "default": []},
             "mounts": {"type": "list", "elements": "path", "default": []},
             "schedules": {"type": "list", "elements": "str", "default": []},
+            "backup_dir": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -454,6 +488,7 @@ def main():
     system = {**read_system(), "free_mb": free_mb(wanted["install_dir"])}
     nothing = {unit: dict.fromkeys(UNIT_PROPERTIES, "") for unit in UNITS + TIMERS}
     units = read_units(module, UNITS + TIMERS) if system["systemd"] else nothing
+    schedules = read_schedules(module, wanted["schedules"]) if system["systemd"] else {}
     pending = kept.replaced()
     secrets = os.path.join(os.path.dirname(wanted["settings"]), "secrets")
     module.exit_json(
@@ -467,7 +502,9 @@ def main():
         previous=read_link(wanted["install_dir"], "previous"),
         units={unit: units[unit] for unit in UNITS},
         timers={unit: units[unit] for unit in TIMERS},
-        wrong_schedules=read_wrong_schedules(module, wanted["schedules"]) if system["systemd"] else [],
+        wrong_schedules=[each for each, moment in schedules.items() if moment is None],
+        elapses={each: moment for each, moment in schedules.items() if moment is not None},
+        backups=read_backups(wanted["backup_dir"]),
         postgres_client=all(shutil.which(tool) for tool in ("pg_dump", "pg_restore", "psql")),
         running=read_running(units, wanted["install_dir"]),
         port=read_port(wanted["host"], wanted["port"], units),

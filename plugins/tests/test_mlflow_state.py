@@ -4,6 +4,7 @@ import grp
 import os
 import socket
 import sqlite3
+import subprocess
 
 import mlflow_state as state
 import pytest
@@ -42,6 +43,27 @@ def test_our_own_socket_does_not_excuse_a_wrong_host(taken):
     units = {"mlflow.socket": {"ActiveState": "active", "Listen": f"127.0.0.1:{taken} (Stream)"}}
     assert state.read_port("localhost", taken, units) == "localhost is no IP address"
     assert state.read_port("192.0.2.1", taken, units) == "192.0.2.1 is no address of this machine"
+
+
+def test_moment_of_the_next_backup_is_systemds():
+    said = subprocess.run(
+        ["systemd-analyze", "calendar", "2099-01-02 02:30:00 UTC"], capture_output=True, text=True, check=True
+    )
+    assert state.next_elapse(said.stdout).startswith("Fri 2099-01-02 ")
+
+
+def test_backups_are_those_that_are_finished(tmp_path):
+    assert state.read_backups(str(tmp_path / "none")) == state.read_backups("") == []
+    for name in (
+        "20260102T000000Z-3.17.2",
+        "20260101T000000Z-3.17.2+corp1",
+        ".20260103T000000Z-3.17.2.unfinished",
+        "kept",
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    (tmp_path / "20260104T000000Z-3.17.2").mkdir()
+    assert state.read_backups(str(tmp_path)) == ["20260101T000000Z-3.17.2+corp1", "20260102T000000Z-3.17.2"]
 
 
 def test_revision_of_a_database_is_read(tmp_path):

@@ -325,6 +325,7 @@ AT_REST = {
         unit: {"ActiveState": "active", "UnitFileState": "enabled"} for unit in ("mlflow.socket", "mlflow.service")
     },
     "timers": {},
+    "elapses": {"*-*-* 02:30:00": "Sun 2026-11-29 02:30:00 UTC"},
 }
 POSTGRES = {"mlflow_backend_store": "postgresql"}
 
@@ -419,6 +420,34 @@ def test_variables_of_several_servers_and_a_front():
     assert found["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "https://a.test,https://b.test"
     assert "a.test" in found["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert found["timers_wanted"] == ["mlflow-check.timer"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "next Sun 2026-11-29 02:30:00 UTC, to /var/backups/mlflow, which keeps 7"),
+        (
+            {"mlflow_backup_location": "gs://b/c/", "mlflow_backup_schedule": "weekly"},
+            "next weekly, to /var/backups/mlflow and gs://b/c, which keeps 7",
+        ),
+        ({"mlflow_backup_enabled": False}, "none: mlflow_backup_enabled is false; set it to true"),
+        (
+            {**POSTGRES, "mlflow_postgres_host": "127.0.0.1", "postgresql_install": True},
+            "next Sun 2026-11-29 02:30:00 UTC, to /var/backups/mlflow, which keeps 7",
+        ),
+        (
+            {**POSTGRES, "mlflow_postgres_host": "db", "mlflow_backup_enabled": False},
+            "none: the data are not on this machine but in postgresql://db:5432/mlflow; "
+            "set mlflow_backup_enabled to true to have them here",
+        ),
+        (
+            {"mlflow_servers": ["a", "vm"]},
+            "none here: those of the shared store are for a to make, the first of mlflow_servers",
+        ),
+    ],
+)
+def test_every_run_says_what_becomes_of_backups(given, said):
+    assert follows({"mlflow_backup_enabled": True, **given})["backups"] == said
 
 
 def test_what_needs_no_server_needs_no_other_settings():
