@@ -95,6 +95,15 @@ def test_manifest_says_what_the_backup_is(here):
     assert rows(path / "database.sqlite") == ["first"]
 
 
+@pytest.mark.parametrize("version", ["3.17.2+corp1", "3.17.2+corp_1"])
+def test_version_of_ones_own_makes_a_name_of_a_backup(here, monkeypatch, version):
+    monkeypatch.setattr(creating, "running_release", lambda: f"{version}-0123456789ab")
+    path = here.back_up(label=f"before-{version}")
+    assert path.name.endswith(f"Z-{version}-before-{version}")
+    assert backup.names(path.parent) == [path.name]
+    assert backup.read_manifest(path)["mlflow_version"] == version
+
+
 def test_changes_that_are_only_in_the_log_are_in_the_backup(here):
     with sqlite3.connect(here.database) as open_for_ever:
         open_for_ever.execute("INSERT INTO runs VALUES ('second')")

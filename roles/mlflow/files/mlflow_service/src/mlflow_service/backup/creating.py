@@ -62,7 +62,7 @@ def create(
     Args:
         environment: the variables of ``mlflow.env``.
         folder: where the backups are.
-        label: the end of its name: small letters, digits, dots and dashes.
+        label: the end of its name: small letters, digits and . + _ -
         artifacts: whether local artifacts are part of it.
         keep: how many finished backups stay, this one included; 0 removes none.
         alone: whether the caller keeps others out of the folder already; see `locked`.
@@ -73,7 +73,7 @@ def create(
     folder = Path(folder)
     service = Service(environment)
     if not LABEL.fullmatch(label):
-        raise BackupError(f"A backup's label has up to 40 small letters, digits, dots and dashes; {label!r} is none.")
+        raise BackupError(f"A backup's label has up to 40 small letters, digits and . + _ -; {label!r} is none.")
     if artifacts and service.artifacts is None:
         raise BackupError(
             "The artifacts are not on this machine, so a backup can't hold them (mlflow_backup_artifacts)."
