@@ -99,6 +99,6 @@ def test_backup_that_can_not_be_sent_is_seen_and_stays_here(sender, google):
         f"The backup {FOLDER}/{newest} was made, and could not be sent to {LOCATION}: {VM} may not write"
     )
     assert done.status != 0
-    assert f"could not be sent to {LOCATION}: {VM} may not write" in " ".join(done.output.split())
+    assert f"could not be sent to {LOCATION}: {VM} may not write" in done.said
     assert stored(google) == before
     assert back_up(sender)["location"]

@@ -26,7 +26,14 @@ CLIENTS = Path("/srv/shared/clients")
 CLUSTER = Path("/etc/postgresql/15/main")
 DATABASE_HOST = "database.test"
 PASSWORD = "  p@ss:w/rd#%?&x \"$'\\ñ "
-USERS = {"outsider": PASSWORD, "limited": "of-little", "reader": "of-nothing", "certified": "unused", "owner": PASSWORD}
+OWNERS_PASSWORD = "p@ss:w/rd#%?&x"
+USERS = {
+    "outsider": PASSWORD,
+    "limited": "of-little",
+    "reader": "of-nothing",
+    "certified": "unused",
+    "owner": OWNERS_PASSWORD,
+}
 ACCESS = """
 local all postgres,root peer map=ours
 local all all peer
@@ -69,7 +76,9 @@ class Postgres:
 
     def uri(self, database: str) -> str:
         """Where its owner reaches a database."""
-        return f"postgresql+psycopg2://owner:{quote(PASSWORD, safe='')}@{DATABASE_HOST}/{database}?sslmode=require"
+        return (
+            f"postgresql+psycopg2://owner:{quote(OWNERS_PASSWORD, safe='')}@{DATABASE_HOST}/{database}?sslmode=require"
+        )
 
     def make(self, database: str, template: str = "template0") -> str:
         """Make a database anew, which the user `owner` has; returns where it is."""

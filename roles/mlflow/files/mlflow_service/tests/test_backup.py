@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy
-from conftest import DATABASE_HOST, PASSWORD, Done, Google, Postgres, command, wait_until
+from conftest import DATABASE_HOST, OWNERS_PASSWORD, Done, Google, Postgres, command, wait_until
 from google_cloud import CA_BUNDLE, OBJECT_USER
 from mlflow_service import backup
 from mlflow_service.backup import BackupError, bucket, manifest
@@ -440,7 +440,7 @@ def test_password_shows_in_no_command_line(on_postgres):
         lines = json.loads(watcher.communicate(timeout=30)[0])
     said = done.output + done.errors + (Path(path) / "manifest.json").read_text()
     assert any("pg_dump" in line for line in lines)
-    secrets = (PASSWORD, quote(PASSWORD, safe=""))
+    secrets = (OWNERS_PASSWORD, quote(OWNERS_PASSWORD, safe=""))
     assert [line for line in [*lines, said] if any(secret in line for secret in secrets)] == []
 
 

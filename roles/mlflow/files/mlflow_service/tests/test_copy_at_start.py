@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import DATABASE_HOST, PASSWORD, Postgres
+from conftest import DATABASE_HOST, OWNERS_PASSWORD, Postgres
 from mlflow_service.stores import copy_at_start, copying, schema
 
 
@@ -51,7 +51,7 @@ def test_rows_and_accounts_of_postgresql_are_taken_over_into_sqlite_once(
         "PGHOST": DATABASE_HOST,
         "PGDATABASE": "before",
         "PGUSER": "owner",
-        "PGPASSWORD": PASSWORD,
+        "PGPASSWORD": OWNERS_PASSWORD,
         "PGSSLMODE": "require",
     }
     new = {

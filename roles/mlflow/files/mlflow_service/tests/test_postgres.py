@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from conftest import CERTIFICATES, DATABASE_HOST, PASSWORD, Postgres
+from conftest import CERTIFICATES, DATABASE_HOST, OWNERS_PASSWORD, PASSWORD, Postgres
 from mlflow_service.stores import postgres, probes
 
 URI = "postgresql+psycopg2://"  # libpq's variables say the rest
@@ -22,7 +22,7 @@ SERVED = {
 }
 READER = {"PGUSER": "reader", "PGPASSWORD": "of-nothing"}
 GHOST = {"PGUSER": "ghost", "PGPASSWORD": ""}
-OWNER = {"PGUSER": "owner", "PGPASSWORD": PASSWORD}
+OWNER = {"PGUSER": "owner", "PGPASSWORD": OWNERS_PASSWORD}
 CERTIFIED = {
     "PGDATABASE": "certified",
     "PGUSER": "certified",
