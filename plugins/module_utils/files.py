@@ -152,7 +152,7 @@ def locate(path: str, asked: str, make: bool, links: int = 0) -> Place:
                 here.path = asked
                 return here
             if found is None and make:
-                with contextlib.suppress(FileExistsError):
+                with contextlib.suppress(FileExistsError), umask(0o022):  # for all to enter, whatever root's own is
                     os.mkdir(name, 0o755, dir_fd=folder)
             inner = here.open(FOLDER)
             os.close(folder)
@@ -161,6 +161,16 @@ def locate(path: str, asked: str, make: bool, links: int = 0) -> Place:
         os.close(folder)
         raise
     raise AssertionError("a path has a last name")
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """What is made meanwhile lacks these permissions, and no others."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,8 @@ class Folder:
     @contextlib.contextmanager
     def held(self):
         """Nobody else changes anything meanwhile; waits for who does."""
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        with files.umask(0o022):  # the service has its files beside it
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.lock, "a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
