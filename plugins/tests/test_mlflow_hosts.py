@@ -44,6 +44,15 @@ def run(tmp_path: Path, content: str, playbook: str, *arguments: str) -> subproc
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+def test_front_alone_without_a_front_says_so_and_the_whole_goes_without(tmp_path):
+    without = "mlflow:\n  hosts: {tracker-1: }\n"
+    said = run(tmp_path, without, "front")
+    assert said.returncode != 0
+    assert "No machine is in haproxy: the inventory" in said.stdout + said.stderr
+    assert listed(tmp_path, INVENTORY, "front") == ["front"]
+    assert run(tmp_path, without, "site").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "hosts"),
     [
