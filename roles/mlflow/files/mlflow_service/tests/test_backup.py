@@ -431,7 +431,7 @@ def test_restore_that_is_killed_half_way_leaves_what_was_there(on_postgres, post
 
 
 def test_password_shows_in_no_command_line(on_postgres):
-    watch = [sys.executable, "-c", WATCHER]
+    watch = [sys.executable, "-I", "-c", WATCHER]
     with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout.readline().strip() == "started"
         done = on_postgres.start()
