@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from conftest import OLD_AUTH_REVISION, OLD_REVISION, SEPARATE, Postgres, make_older
-from mlflow_service.stores import schema
+from mlflow_service.stores import schema, waiting
 
 TRACKING, AUTH = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_SERVICE_AUTH_STORE_URI"
 
@@ -61,6 +61,31 @@ def test_two_machines_that_migrate_at_once_wait_for_each_other(postgres_server, 
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(each["before"] for each in said) == sorted([OLD_REVISION, heads[0]])
     assert {each["revision"] for each in said} == {heads[0]}
+
+
+def test_client_that_holds_a_table_is_named_and_hinders_a_migration_no_longer_than_it_may(
+    postgres_server, environment, monkeypatch, heads
+):
+    uri = postgres_server.make("older")
+    make_older(uri)
+    environment(**{TRACKING: uri})
+    monkeypatch.setattr(waiting, "SECONDS", 1)
+    engine = sqlalchemy.create_engine(f"{uri}&application_name=notebook", poolclass=sqlalchemy.NullPool)
+    with engine.connect() as client:
+        client.execute(sqlalchemy.text("LOCK TABLE alembic_version IN SHARE MODE"))  # which lets others read it
+        pid = client.scalar(sqlalchemy.text("SELECT pg_backend_pid()"))
+        words = (
+            rf"for more than 1 s: process {pid} of user owner \(notebook\) since 20.*pg_terminate_backend\({pid}\)\.$"
+        )
+        with pytest.raises(waiting.LockedError, match=words):
+            schema.migrate()
+        assert schema.show().revision == OLD_REVISION
+    with engine.begin() as client:
+        client.execute(sqlalchemy.text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(waiting.LockedError, match="process"):
+            schema.show()
+    assert schema.migrate() == OLD_REVISION
+    assert schema.show().revision == heads[0]
 
 
 def test_schema_of_a_newer_mlflow_is_known_for_what_it_is(program, older):

@@ -5,9 +5,10 @@ Prints what the databases have after it, or the revisions that the release knows
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 
-from mlflow_service.stores import schema
+from mlflow_service.stores import schema, waiting
 
 
 def main() -> None:
@@ -17,8 +18,11 @@ def main() -> None:
     if command == "revisions":
         print(json.dumps(schema.known()))
         return
-    said = {"before": schema.migrate()} if command == "migrate" else {}
-    print(json.dumps({**asdict(schema.show()), **said}))
+    try:
+        said = {"before": schema.migrate()} if command == "migrate" else {}
+        print(json.dumps({**asdict(schema.show()), **said}))
+    except waiting.LockedError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from mlflow_service.stores import pooler
+from mlflow_service.stores import pooler, waiting
 from mlflow_service.system import without_gc
 
 LOCK = 0x6D6C666C6F77  # "mlflow": PostgreSQL's advisory lock that whoever migrates holds
@@ -148,8 +148,9 @@ def look(store: Store) -> Schema | None:
 
 
 def show() -> Schema:
-    """The schema of all databases."""
-    return together(look(TRACKING), look(AUTH))
+    """The schema of all databases; raises waiting.LockedError where somebody has locked what says it."""
+    with waiting.limited(TRACKING.uri):
+        return together(look(TRACKING), look(AUTH))
 
 
 def upgrade(store: Store, uri: str) -> None:
@@ -173,9 +174,13 @@ def migrate() -> str:
 
     Returns:
         The revision that they had.
+
+    Raises:
+        waiting.LockedError: somebody else holds a table; what was done of this database's migration is taken back.
     """
-    with connect() as connection:
+    with waiting.limited(TRACKING.uri), connect() as connection:
         if connection.dialect.name == "postgresql":
+            connection.execute(sqlalchemy.text("SET lock_timeout = 0"))  # another machine's migration may take long
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
         tracking, accounts = compare(connection), look(AUTH)
         if tracking.revision != tracking.head:
