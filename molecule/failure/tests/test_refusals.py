@@ -70,11 +70,15 @@ def test_refused_before_anything_is_touched(machine, obstacles):
 
 
 @pytest.fixture
-def bare() -> Iterator[Machine]:
-    """A machine beside the one under test, on which no systemd runs."""
-    name = "mlflow-failure-bare"
+def other(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine beside the one under test, of the Debian and with the first process that the test names."""
+    suite, options = request.param
+    name = f"mlflow-failure-{suite}-{'bare' if options else 'systemd'}"
     machines.remove(name)
-    machines.docker("run", "--detach", "--name", name, machines.image("bookworm"), "sleep", "infinity")
+    if options:
+        machines.docker("run", "--detach", "--name", name, machines.image(suite), *options)
+    else:
+        machines.start(name, machines.image(suite))
     yield Machine(name)
     machines.remove(name)
 
@@ -94,6 +98,15 @@ def provision(name: str) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
-def test_machine_that_lacks_what_the_service_needs_is_refused(bare):
-    assert "This machine does not run systemd" in provision(bare.name)
-    assert bare.host.run("ls /opt/mlflow /etc/mlflow").stdout == ""
+@pytest.mark.parametrize("other", [("bullseye", [])], indirect=True)
+def test_old_python_is_refused_with_the_setting_that_helps(other):
+    said = provision(other.name)
+    assert "needs Python 3.10 or later, and Debian GNU/Linux 11 (bullseye) has 3.9" in said
+    assert "set mlflow_python to its path" in said
+    assert other.host.run("ls /opt/mlflow /etc/mlflow").stdout == ""
+
+
+@pytest.mark.parametrize("other", [("bookworm", ["sleep", "infinity"])], indirect=True)
+def test_machine_without_systemd_is_refused(other):
+    assert "This machine does not run systemd" in provision(other.name)
+    assert other.host.run("ls /opt/mlflow /etc/mlflow").stdout == ""
