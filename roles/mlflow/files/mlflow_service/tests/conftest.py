@@ -198,7 +198,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"it did not come to be in {seconds} s"
-        time.sleep(0.02)
+        time.sleep(0.02)  # until it is looked at again, no longer than the deadline
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -406,9 +406,10 @@ def test_accounts_come_back_with_the_runs_or_stay_where_the_backup_has_none(on_p
 def test_pg_dump_that_is_killed_half_way_leaves_nothing(on_postgres, postgres_server):
     postgres_server.ask(LARGE, "kept")
     process = on_postgres.begin_backup("database.dump")
-    names = {path.parent.name: path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
-    for pid in (pid for pid, name in names.items() if name == "pg_dump"):
-        os.kill(int(pid), signal.SIGKILL)
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):  # it has just ended
+            if path.read_text() == "pg_dump\n":
+                os.kill(int(path.parent.name), signal.SIGKILL)
     assert sentence(process).startswith("pg_dump was stopped by signal 9")
     assert on_postgres.left == []
 
