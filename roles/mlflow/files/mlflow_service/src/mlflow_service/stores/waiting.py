@@ -14,7 +14,8 @@ HOLDERS = """
 SELECT DISTINCT a.pid, a.usename AS user, a.application_name AS application,
        to_char(a.xact_start, 'YYYY-MM-DD HH24:MI:SS TZ') AS since
 FROM pg_locks l JOIN pg_stat_activity a USING (pid) JOIN pg_class c ON c.oid = l.relation
-WHERE l.granted AND a.pid <> pg_backend_pid() AND c.relnamespace = current_schema()::regnamespace
+WHERE l.granted AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+      AND c.relnamespace = current_schema()::regnamespace
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY since LIMIT 3
 """
