@@ -30,7 +30,6 @@ AT_ONCE = 3  # scenarios; of two, both often wait for something, and more than t
 # The first starts from bare machines, so that it need not wait until site.yml has provisioned others.
 LONG = ["default", "ha", "postgresql", "ssh", "upgrade_failure", "monitoring", "removal", "restore", "gcs", "backup"]
 LONG += ["upgrade", "front", "replica", "access", "pgbouncer", "compose", "failure", "secrets", "boundary", "offline"]
-IMAGES = ["trixie", "bookworm-installed", "bookworm-older", "bookworm-database", "bookworm-installed-postgresql"]
 SHOWN_LINES = 120
 LOOK_SECONDS = 0.5
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -138,12 +137,17 @@ def scenario_check(name: str) -> Check:
     return Check(f"scenario {name}", test, environment, clean_up=destroy)
 
 
+def images(name: str) -> list[str]:
+    """What the machines of a scenario start from."""
+    platforms = yaml.safe_load((ROOT / "molecule" / name / "molecule.yml").read_text())["platforms"]
+    return sorted({platform["image"] for platform in platforms if "image" in platform})
+
+
 def run_scenario(name: str) -> Check:
     """Run a scenario as soon as there is what its machines start from."""
     check = scenario_check(name)
-    platforms = yaml.safe_load((ROOT / "molecule" / name / "molecule.yml").read_text())["platforms"]
     try:
-        for image in sorted({platform["image"] for platform in platforms if "image" in platform}):
+        for image in images(name):
             machine.image(image)
     except machine.SetupError as error:
         print(f"FAILED {check.name}: {error}", flush=True)
@@ -187,15 +191,14 @@ def main(arguments: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     wanted, named = read(arguments)
     done: list[Check] = []
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool, concurrent.futures.ThreadPoolExecutor() as images:
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool, concurrent.futures.ThreadPoolExecutor() as makers:
         checks = [pool.submit(run_in_turn, [name for name in wanted if name not in TESTS])]
         checks.append(pool.submit(run_in_turn, [name for name in wanted if name == UNITS]))
         try:
             if PROGRAM in wanted or named:
                 machine.image("bookworm")  # once, before several ask for it
             checks.append(pool.submit(run_in_turn, [name for name in wanted if name == PROGRAM]))
-            if len(named) > AT_ONCE:
-                images.map(machine.image, IMAGES)  # meanwhile
+            makers.map(machine.image, dict.fromkeys(image for name in named for image in images(name)))  # meanwhile
             done += pool.map(run_scenario, named)
         except machine.SetupError as error:
             print(error)
