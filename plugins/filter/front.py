@@ -111,7 +111,8 @@ def database_wanted(
 ) -> dict:
     """What MLflow servers want of a PostgreSQL on a machine of its own.
 
-    Those that name a connection string, have a PostgreSQL on their own machine or one elsewhere want nothing.
+    Those that name a connection string or have a PostgreSQL on their own machine want nothing; those that name one
+    elsewhere only that they may come.
 
     Args:
         servers: their names in the inventory.
@@ -127,10 +128,15 @@ def database_wanted(
     known_names = {name for each in [*machines, *poolers] for name in machine_names(each, hostvars)}
     hosts = {each: database_host(hostvars[each]).lower() for each in servers if uses_database(hostvars[each])}
     those = [each for each, host in hosts.items() if not host or known_names & set(host.split(","))]
+    elsewhere = [each for each in hosts if each not in those]
+    wanted, others = wanted_by(those, hostvars, poolers), wanted_by(elsewhere, hostvars)
     return {
-        **wanted_by(those, hostvars, poolers),
+        **wanted,
+        # By a name that the inventory lacks, one of the others may use this PostgreSQL all the same: it is not cut off.
+        "connections": wanted["connections"] + others["connections"],
+        "networks": wanted["networks"] + others["networks"],
         "unnamed": [each for each, host in hosts.items() if not host],
-        "elsewhere": [each for each in hosts if each not in those],
+        "elsewhere": elsewhere,
     }
 
 

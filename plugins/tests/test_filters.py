@@ -232,6 +232,15 @@ def test_password_for_a_database_elsewhere_is_none_for_this_one():
     assert (wanted["unknown"], wanted["elsewhere"], wanted["disputed"]) == (["a", "b", "c"], ["far"], {})
 
 
+def test_server_that_may_come_by_a_name_which_the_inventory_lacks_is_not_cut_off():
+    near = ON_DB | {"ansible_host": "10.20.0.5", "mlflow_postgres_password": "one"}
+    alias = ON_DB | {"ansible_host": "10.20.0.6", "mlflow_postgres_host": "db.lan", "mlflow_postgres_password": "two"}
+    alone, both = (front.database_wanted(each, {"db": {}, "a": near, "b": alias}, ["db"]) for each in ("a", "ab"))
+    assert both["networks"] == ["10.20.0.5/32", "10.20.0.6/32"]
+    assert both["connections"] == 2 * alone["connections"]
+    assert both["users"] == alone["users"] == [{"name": "mlflow", "password": "one"}]
+
+
 def test_two_passwords_for_one_user_are_told_with_the_servers_that_give_them():
     hostvars = {"db": {}} | {each: ON_DB | {"mlflow_postgres_password": each} for each in "ab"} | {"c": ON_DB}
     assert front.database_wanted(["a", "b", "c"], hostvars, ["db"])["disputed"] == {"mlflow": ["a", "b"]}
